@@ -1,0 +1,10 @@
+export * from './constants.js';
+export * from './names.js';
+export { MilterError, type MilterErrorCode, type MilterErrorDetails } from './errors.js';
+export { createDecoder, createReplyDecoder, type DecoderOptions } from './streams/decoder.js';
+export { createCommandEncoder, createEncoder, type EncoderOptions } from './streams/encoder.js';
+export type { ObjectDecoder, ObjectEncoder, ObjectReadable, ObjectWritable } from './streams/types.js';
+export { toBytes, toText } from './codec/text.js';
+export type * from './codec/commands.js';
+export type * from './codec/replies.js';
+export type { MalformedPacket, OddPacket, UnrecognizedPacket } from './codec/parser.js';
