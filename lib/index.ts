@@ -8,3 +8,25 @@ export { toBytes, toText } from './codec/text.js';
 export type * from './codec/commands.js';
 export type * from './codec/replies.js';
 export type { MalformedPacket, OddPacket, UnrecognizedPacket } from './codec/parser.js';
+export { bareAddress } from './envelope.js';
+export { createSession, type SessionStream } from './session/duplex.js';
+export type { BodyOptions, BodySource } from './session/edits.js';
+export type { MacroDict } from './session/macros.js';
+export { noCallback, noReply } from './session/marks.js';
+export type { ErrorPolicy, Logger, SessionOptions } from './session/options.js';
+export {
+  ForkMixin,
+  MilterProtocol,
+  ThreadMixin,
+  type Family,
+  type Lines,
+  type MacroRequest,
+  type ProtocolClass,
+  type Result,
+} from './session/protocol.js';
+export type { ByteStream } from './session/spool.js';
+export type { Stage } from './stages.js';
+export { formatAddress, formatForPostfix, parseAddress, type SocketAddress } from './address.js';
+export { AsyncFactory } from './factories/async.js';
+export type { FactoryEvents } from './factories/factory.js';
+export type { FactoryOptions } from './factories/options.js';

@@ -1,0 +1,63 @@
+/**
+ * Joins a mail server's socket and a session, as `socket.pipe(session).pipe(socket)` would: same order, same
+ * back-pressure both ways, same end.
+ */
+import type { Socket } from 'node:net';
+import type { MilterError } from '../errors.js';
+import type { MilterClass } from '../session/milter-class.js';
+import { Output } from '../session/output.js';
+import type { SessionExtras } from '../session/port.js';
+import { Session } from '../session/session.js';
+
+export interface ConnectionEvents {
+  /** A failure that the session has survived, or its last one. */
+  report(error: MilterError): void;
+  /** Socket and session are both over. */
+  closed(): void;
+}
+
+/** Serves one connection; the session is returned for drain() and destroy(). */
+export function serve(
+  socket: Socket,
+  milterClass: MilterClass,
+  extras: SessionExtras,
+  events: ConnectionEvents,
+): Session {
+  const output = new Output();
+  const write = (bytes: Buffer): boolean => socket.write(bytes);
+  let sessionOver = false;
+  let socketOver = false;
+  const session = new Session(
+    milterClass,
+    {
+      reply: (reply) => output.reply(reply),
+      flush: () => socket.destroyed || output.flush(write),
+      agreed(maxPayload) {
+        output.maxPayload = maxPayload;
+      },
+      resume: () => socket.resume(),
+      report: (error) => events.report(error),
+      close(error) {
+        sessionOver = true;
+        if (error === undefined) socket.end(() => socket.destroy());
+        else socket.destroy();
+        if (socketOver) events.closed();
+      },
+    },
+    extras,
+  );
+  socket.setNoDelay(true);
+  socket.setKeepAlive(true);
+  socket.on('data', (chunk) => {
+    if (!session.feed(chunk)) socket.pause();
+  });
+  socket.on('drain', () => session.drained());
+  socket.on('end', () => session.end());
+  socket.on('error', (error) => session.lost(error));
+  socket.on('close', () => {
+    socketOver = true;
+    session.lost(new Error('the socket was closed'));
+    if (sessionOver) events.closed();
+  });
+  return session;
+}

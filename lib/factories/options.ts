@@ -1,0 +1,121 @@
+/** The arguments of a factory, in both of their forms, checked once. */
+import { SMFIF_ALLOPTS } from '../constants.js';
+import { checkOptions, optionError, whole, type CheckedOptions, type SessionOptions } from '../session/options.js';
+import type { ListenOptions } from './listen.js';
+
+export interface FactoryOptions<Context = unknown> extends SessionOptions<Context> {
+  /** How many connections may wait to be accepted: the documentation's tcpListenQueue. Default 50. */
+  backlog?: number | undefined;
+  /**
+   * Mode of a Unix socket. Default 0o666, as documented: every local user may then talk to the milter.
+   * 0o660 with the mail server's group as sockGroup is better.
+   */
+  sockChmod?: number | undefined;
+  /** Owner of a Unix socket: a name from /etc/passwd or a number. Default: the process's user. */
+  sockOwner?: string | number | undefined;
+  /** Group of a Unix socket: a name from /etc/group or a number. Default: the process's group. */
+  sockGroup?: string | number | undefined;
+  /** How many connections are served at once. Default: as many as come. */
+  maxConnections?: number | undefined;
+  /**
+   * What becomes of more connections: 'queue' (default) accepts no more, the backlog waits; 'tempfail' accepts them and
+   * has their mail come back later; 'close' closes them, which a mail server may take as leave to skip the milter.
+   */
+  overload?: 'queue' | 'tempfail' | 'close' | undefined;
+  /** How long close() waits for the messages in progress, in ms. Default 30,000. */
+  closeTimeout?: number | undefined;
+  /** Aborted: the same as close(). */
+  signal?: AbortSignal | undefined;
+}
+
+/** What a factory works with. */
+export interface CheckedFactoryOptions {
+  readonly session: CheckedOptions;
+  readonly listen: ListenOptions;
+  readonly maxConnections: number;
+  readonly overload: 'queue' | 'tempfail' | 'close';
+  readonly closeTimeout: number;
+  readonly signal: AbortSignal | undefined;
+}
+
+const OWN = [
+  'backlog',
+  'sockChmod',
+  'sockOwner',
+  'sockGroup',
+  'maxConnections',
+  'overload',
+  'closeTimeout',
+  'signal',
+] as const;
+
+/**
+ * The documentation's arguments, `(socketStr, MyMilter, smfifOptions, tcpListenQueue, sockChmod)`, or an options object
+ * in the third or fourth place.
+ * @throws MilterError ERR_MILTER_OPTION
+ */
+export function factoryOptions(third: unknown, fourth: unknown, fifth: unknown): CheckedFactoryOptions {
+  if (isOptions(third)) {
+    if (fourth !== undefined) throw optionError('the argument after the options', 'must not be there', fourth);
+    return check(third);
+  }
+  const smfifOptions = third as number | undefined;
+  if (isOptions(fourth)) {
+    if (fifth !== undefined) throw optionError('the argument after the options', 'must not be there', fifth);
+    return check({ ...fourth, smfifOptions: (smfifOptions ?? 0) | (fourth.smfifOptions ?? 0) });
+  }
+  if (smfifOptions !== undefined && typeof smfifOptions !== 'number') {
+    throw optionError('smfifOptions', `must be SMFIF_ bits, up to 0x${SMFIF_ALLOPTS.toString(16)}, or options`, third);
+  }
+  return check({
+    smfifOptions,
+    backlog: named('tcpListenQueue', fourth),
+    sockChmod: named('sockChmod', fifth),
+  });
+}
+
+function isOptions(value: unknown): value is FactoryOptions {
+  return typeof value === 'object' && value !== null;
+}
+
+function named(name: string, value: unknown): number | undefined {
+  if (value === undefined || typeof value === 'number') return value;
+  throw optionError(name, 'must be a number', value);
+}
+
+function check(options: FactoryOptions): CheckedFactoryOptions {
+  const {
+    backlog = 50,
+    sockChmod = 0o666,
+    maxConnections = Infinity,
+    overload = 'queue',
+    closeTimeout = 30_000,
+  } = options;
+  whole(1, 0x7fff_ffff)('backlog', backlog);
+  whole(0, 0o777)('sockChmod', sockChmod);
+  if (maxConnections !== Infinity) whole(1, 0x7fff_ffff)('maxConnections', maxConnections);
+  if (!['queue', 'tempfail', 'close'].includes(overload)) {
+    throw optionError('overload', "must be 'queue', 'tempfail' or 'close'", overload);
+  }
+  whole(0, 0x7fff_ffff)('closeTimeout', closeTimeout);
+  account('sockOwner', options.sockOwner);
+  account('sockGroup', options.sockGroup);
+  const { signal } = options;
+  if (signal !== undefined && typeof signal?.addEventListener !== 'function') {
+    throw optionError('signal', 'must be an AbortSignal', signal);
+  }
+  return {
+    session: checkOptions(options, OWN),
+    listen: { backlog, sockChmod, sockOwner: options.sockOwner, sockGroup: options.sockGroup },
+    maxConnections,
+    overload,
+    closeTimeout,
+    signal,
+  };
+}
+
+function account(name: string, value: unknown): void {
+  if (value === undefined || (typeof value === 'string' && value !== '')) return;
+  if (Number.isInteger(value) && (value as number) >= 0) return;
+  throw optionError(name, 'must be a name or a number', value);
+}

@@ -1,0 +1,268 @@
+/**
+ * The milter's side of a session: makes the protocol object, calls its callbacks one at a time, waits for those that
+ * return a promise, no longer than their deadline, and writes the edits of an accepted message. What comes of it is told
+ * to the session, which alone decides what the mail server hears.
+ */
+import type { Verdict } from '../constants.js';
+import type { MilterError } from '../errors.js';
+import { call, isThenable } from './call.js';
+import { Delivery, type DeliveryPort } from './delivery.js';
+import type { Edits } from './edits.js';
+import { thrownBy, tooLong } from './failures.js';
+import { ProtocolHost, type Answer, type HostSession } from './host.js';
+import type { MacroDict } from './macros.js';
+import type { MilterClass } from './milter-class.js';
+import type { Wants } from './negotiate.js';
+import { notify } from './notify.js';
+import type { MilterProtocol, Result } from './protocol.js';
+import type { Stage, StageCommand } from '../stages.js';
+import { Timer } from './timer.js';
+import { scopeOfAnswer, type Scope } from './verdicts.js';
+
+/** What a runner tells its session. */
+export interface RunnerOwner extends HostSession, DeliveryPort {
+  /** A callback has come to a verdict. */
+  concluded(command: StageCommand, answer: Answer, scope: Scope): void;
+  /** A callback failed; it has no verdict. */
+  failed(command: StageCommand, error: MilterError): void;
+  /** The edits are written, but for the final reply. */
+  delivered(answer: Answer, scope: Scope): void;
+  /** The edits failed after a part of the body was written. */
+  deliveryFailed(error: MilterError): void;
+  /** A callback, or the edits, took too long and were given up; `begun`: a part of the body was written. */
+  expired(command: StageCommand, error: MilterError, begun: boolean): void;
+  /** What was waited for has come: `go` does what follows from it, unless the session is to end. */
+  resumed(go: () => void): void;
+  /** abort() or close() has ended: `next` does what comes after it. */
+  notified(next: () => void): void;
+  /** abort() or close() took too long, and the object was given up. */
+  abandoned(error: MilterError): void;
+  report(error: MilterError): void;
+}
+
+export class Runner {
+  /** A callback that returned a promise is at work, abort() and close() included, or edits are being written. */
+  busy = false;
+  /** The command whose callback, or whose edits, are waited for. */
+  waiting: StageCommand | undefined;
+
+  readonly #owner: RunnerOwner;
+  readonly #class: MilterClass;
+  readonly #deadline = new Timer(() => this.#expired());
+  readonly #progress = new Timer(() => this.#stillAtWork());
+  #milter: MilterProtocol | undefined;
+  #host: ProtocolHost | undefined;
+  #delivery: Delivery | undefined;
+  /** Counts what was waited for: a result that comes too late belongs to an earlier turn. */
+  #turn = 0;
+  /** When eob() was called: its deadline holds for the writing of the edits too. */
+  #eobSince = 0;
+
+  constructor(owner: RunnerOwner, milterClass: MilterClass) {
+    this.#owner = owner;
+    this.#class = milterClass;
+  }
+
+  /** Makes a protocol object. @throws what its constructor throws */
+  open(): void {
+    this.#milter = undefined;
+    this.#host = undefined;
+    const host = new ProtocolHost(this.#owner);
+    this.#milter = this.#class.open(host);
+    this.#host = host;
+  }
+
+  /** What the object wants of the mail server; undefined where there is none. */
+  wants(): { wants: Wants; callbacks: ReadonlySet<Stage> } | undefined {
+    return this.#milter === undefined ? undefined : this.#class.wants(this.#milter);
+  }
+
+  /** Calls the callback of a command. */
+  run(command: StageCommand, macros: MacroDict): void {
+    const host = this.#host as ProtocolHost;
+    let result: Result;
+    let pending: boolean;
+    host.enter(command.type);
+    if (command.type === 'eob') this.#eobSince = performance.now();
+    try {
+      result = call(this.#milter as MilterProtocol, command, macros);
+      pending = isThenable(result);
+    } catch (error) {
+      this.#failed(command, error);
+      return;
+    }
+    if (pending) this.#wait(command, result as PromiseLike<Verdict | void>);
+    else this.#settle(command, result as Verdict | void);
+  }
+
+  #wait(command: StageCommand, result: PromiseLike<Verdict | void>): void {
+    const turn = this.#startTurn(command);
+    Promise.resolve(result).then(
+      (returned) => this.#late(turn, () => this.#settle(command, returned)),
+      (error: unknown) => this.#late(turn, () => this.#failed(command, error)),
+    );
+  }
+
+  #settle(command: StageCommand, returned: Verdict | void): void {
+    const host = this.#host as ProtocolHost;
+    let answer: Answer;
+    let scope: Scope;
+    try {
+      answer = host.answer(returned);
+      scope = scopeOfAnswer(answer, command.type);
+    } catch (error) {
+      this.#failed(command, error);
+      return;
+    }
+    host.stage = undefined;
+    this.#owner.concluded(command, answer, scope);
+  }
+
+  #failed(command: StageCommand, cause: unknown): void {
+    const host = this.#host as ProtocolHost;
+    host.stage = undefined;
+    host.takeEdits()?.discard();
+    this.#owner.failed(command, thrownBy(command.type, cause));
+  }
+
+  // ---- time ---------------------------------------------------------------------------------------------------------
+
+  #startTurn(command: StageCommand): number {
+    const { eobDeadline, callbackDeadline, progressAfter } = this.#class.options;
+    this.busy = true;
+    this.waiting = command;
+    if (command.type === 'eob') {
+      this.#progress.start(progressAfter);
+      this.#deadline.start(Math.max(0, eobDeadline - (performance.now() - this.#eobSince)));
+    } else {
+      this.#deadline.start(callbackDeadline);
+    }
+    return ++this.#turn;
+  }
+
+  #endTurn(): void {
+    this.#turn++;
+    this.busy = false;
+    this.waiting = undefined;
+    this.#deadline.stop();
+    this.#progress.stop();
+  }
+
+  /** If what has come is still waited for, the session goes on with it. */
+  #late(turn: number, go: () => void): void {
+    if (turn !== this.#turn) return;
+    this.#endTurn();
+    this.#owner.resumed(go);
+  }
+
+  #stillAtWork(): void {
+    this.#owner.sendProgress();
+    this.#progress.start(this.#class.options.progressEvery);
+  }
+
+  #expired(): void {
+    const command = this.waiting as StageCommand;
+    const { eobDeadline, callbackDeadline } = this.#class.options;
+    const error = tooLong(command.type, command.type === 'eob' ? eobDeadline : callbackDeadline);
+    const begun = this.#delivery?.started === true;
+    this.giveUp();
+    this.#owner.expired(command, error, begun);
+  }
+
+  /** Nothing that the callback at work still does counts, and its object is of no more use. */
+  giveUp(): void {
+    this.#endTurn();
+    this.cancelDelivery();
+    this.discardEdits();
+    const host = this.#host as ProtocolHost;
+    host.stage = undefined;
+    host.detached = true;
+  }
+
+  // ---- edits --------------------------------------------------------------------------------------------------------
+
+  /** The edits that eob() has gathered; from now on there are none. */
+  takeEdits(): Edits | undefined {
+    return this.#host?.takeEdits();
+  }
+
+  discardEdits(): void {
+    this.takeEdits()?.discard();
+  }
+
+  /** Writes the edits of an accepted message. */
+  deliver(command: StageCommand, edits: Edits, maxPayload: number, answer: Answer, scope: Scope): void {
+    const delivery = new Delivery(this.#owner, edits, maxPayload);
+    if (delivery.runNow()) {
+      this.#owner.delivered(answer, scope);
+      return;
+    }
+    this.#delivery = delivery;
+    const turn = this.#startTurn(command);
+    const work = delivery.prepare().then(() => {
+      this.#progress.stop(); // Postfix takes it for the end of the body when it comes between two pieces
+      return delivery.run();
+    });
+    work.then(
+      () => this.#late(turn, () => this.#delivered(answer, scope)),
+      (error: unknown) => this.#late(turn, () => this.#deliveryFailed(command, delivery, error)),
+    );
+  }
+
+  #delivered(answer: Answer, scope: Scope): void {
+    this.#delivery = undefined;
+    this.#owner.delivered(answer, scope);
+  }
+
+  #deliveryFailed(command: StageCommand, delivery: Delivery, cause: unknown): void {
+    this.cancelDelivery();
+    if (delivery.started) this.#owner.deliveryFailed(thrownBy('eob', cause, 'The new body failed half-way'));
+    else this.#failed(command, cause);
+  }
+
+  /** What was written has been taken. */
+  drained(): void {
+    this.#delivery?.drained();
+  }
+
+  cancelDelivery(): void {
+    this.#delivery?.cancel();
+    this.#delivery = undefined;
+  }
+
+  // ---- abort() and close() ------------------------------------------------------------------------------------------
+
+  /** Calls abort(), and goes on when it has ended. An object that was given up hears of an interruption only. */
+  abort(interrupted: boolean, next: () => void): void {
+    if (this.#host?.detached === true && !interrupted) next();
+    else this.#notify('abort', interrupted, next);
+  }
+
+  /** Calls close(), also on an object that was given up, and goes on when it has ended. It is the last that it hears. */
+  close(next: () => void): void {
+    this.#notify('close', false, next);
+  }
+
+  #notify(callback: 'abort' | 'close', interrupted: boolean, next: () => void): void {
+    const host = this.#host;
+    const milter = this.#milter as MilterProtocol;
+    if (host === undefined) {
+      next();
+      return;
+    }
+    if (callback === 'close') this.#host = this.#milter = undefined;
+    const done = (late?: MilterError): void => {
+      this.busy = false;
+      if (late !== undefined) {
+        host.detached = true;
+        this.#owner.abandoned(late);
+      }
+      this.#owner.notified(next);
+    };
+    const deadline = this.#class.options.callbackDeadline;
+    const report = (error: MilterError): void => this.#owner.report(error);
+    const pending = notify(milter, host, callback, interrupted, deadline, report, done);
+    if (pending === undefined) next();
+    else this.busy = true;
+  }
+}
