@@ -1,0 +1,147 @@
+/**
+ * A conversation with a milter: commands out, replies in, one at a time, each with its deadline. The first failure ends
+ * it: a reply that comes too late would be taken for the answer to something else.
+ */
+import createDebug from 'debug';
+import type { Duplex } from 'node:stream';
+import { encodeCommand, replyParser, type Command, type Reply } from '../codec/index.js';
+import { MILTER_MDS_64K } from '../constants.js';
+import { MilterError, type MilterErrorCode, type MilterErrorDetails } from '../errors.js';
+
+const debug = createDebug('milter:client');
+
+/** What went wrong; it becomes an error when it keeps a command from its answer, and names that. */
+interface Failure {
+  readonly code: MilterErrorCode;
+  readonly message: string;
+  readonly details: MilterErrorDetails;
+}
+
+export class Conversation {
+  /** Largest payload that is sent, in bytes. */
+  maxPayload = MILTER_MDS_64K;
+
+  readonly #stream: Duplex;
+  readonly #parser = replyParser();
+  readonly #replies: Reply[] = [];
+  #failure: Failure | undefined;
+  #error: MilterError | undefined;
+  #wake: (() => void) | undefined;
+
+  /** @param stream connected to the milter: a socket, or a session in this process */
+  constructor(stream: Duplex) {
+    this.#stream = stream;
+    const sink = { packet: (reply: unknown) => this.#replies.push(reply as Reply) };
+    stream.on('data', (bytes: Buffer) => this.#read(() => this.#parser.parse(bytes, sink)));
+    stream.on('end', () => {
+      this.#read(() => this.#parser.end());
+      this.#lost('the milter closed it');
+    });
+    stream.on('close', () => this.#lost('it was closed'));
+    stream.on('error', (error) => this.#lost(error.message, error));
+    stream.on('drain', () => this.#wake?.());
+    if (stream.destroyed) this.#lost('it was closed before');
+  }
+
+  /**
+   * Sends a command; resolves when more is welcome.
+   * @param stage for the error
+   * @param timeout how long to wait, in ms
+   * @throws MilterError ERR_MILTER_TIMEOUT, ERR_MILTER_CONNECTION, ERR_MILTER_FILTER for a reply that nothing asked for;
+   *   ERR_MILTER_VALUE, ERR_MILTER_PACKET_TOO_LARGE for a command that cannot be sent: then nothing was
+   */
+  async send(command: Command, stage: string, timeout: number): Promise<void> {
+    const surplus = this.#replies[0];
+    if (surplus !== undefined) throw this.fail(stage, 'ERR_MILTER_FILTER', `It sent ${surplus.type}, unasked`);
+    if (this.#failure !== undefined) throw this.#errorAt(stage);
+    const bytes = encodeCommand(command, this.maxPayload);
+    debug('send %s', command.type);
+    if (this.#stream.write(bytes)) return;
+    await this.#until(() => !this.#stream.writableNeedDrain || undefined, stage, timeout, 'It takes nothing');
+  }
+
+  /**
+   * The next reply.
+   * @param stage for the error
+   * @param timeout how long to wait, in ms
+   * @throws MilterError ERR_MILTER_TIMEOUT, ERR_MILTER_CONNECTION, or what is wrong with the bytes that came
+   */
+  async reply(stage: string, timeout: number): Promise<Reply> {
+    const reply = await this.#until(() => this.#replies.shift(), stage, timeout, 'It does not answer');
+    debug('received %s', reply.type);
+    return reply;
+  }
+
+  /** The milter has failed: closes the connection, and gives the error that everything gets from now on. */
+  fail(stage: string, code: MilterErrorCode, message: string, details: MilterErrorDetails = {}): MilterError {
+    this.#fail({ code, message, details });
+    return this.#errorAt(stage);
+  }
+
+  /** Says goodbye; resolves when the connection is closed, by the milter or, after the timeout, by us. */
+  async end(timeout: number): Promise<void> {
+    if (this.#failure !== undefined) return;
+    await new Promise<void>((resolve) => {
+      const timer = setTimeout(() => {
+        this.#stream.destroy();
+        resolve();
+      }, timeout);
+      this.#stream.once('close', () => {
+        clearTimeout(timer);
+        resolve();
+      });
+      this.#stream.end(encodeCommand({ type: 'quit' }));
+    });
+  }
+
+  /** Ends without a word. */
+  destroy(): void {
+    this.#stream.destroy();
+  }
+
+  #read(go: () => void): void {
+    try {
+      go();
+      this.#wake?.();
+    } catch (error) {
+      const { code, message, packet } = error as MilterError;
+      this.#fail({ code, message, details: packet === undefined ? {} : { packet } });
+    }
+  }
+
+  #lost(why: string, cause?: Error): void {
+    this.#fail({ code: 'ERR_MILTER_CONNECTION', message: `The connection was lost: ${why}`, details: { cause } });
+  }
+
+  #fail(failure: Failure): void {
+    if (this.#failure !== undefined) return;
+    debug('failed: %s', failure.message);
+    this.#failure = failure;
+    this.#stream.destroy();
+    this.#wake?.();
+  }
+
+  /** The failure, with the command that it kept from its answer. */
+  #errorAt(stage: string): MilterError {
+    const { code, message, details } = this.#failure as Failure;
+    return (this.#error ??= new MilterError(code, `The milter failed at ${stage}: ${message}`, { ...details, stage }));
+  }
+
+  /** Waits until a probe finds something, no longer than the timeout, and not beyond the failure. */
+  async #until<T>(probe: () => T | undefined, stage: string, timeout: number, what: string): Promise<T> {
+    const late = (): void =>
+      this.#fail({ code: 'ERR_MILTER_TIMEOUT', message: `${what}, and ${timeout} ms are over`, details: {} });
+    const timer = setTimeout(late, timeout);
+    try {
+      for (;;) {
+        const found = probe();
+        if (found !== undefined) return found;
+        if (this.#failure !== undefined) throw this.#errorAt(stage);
+        await new Promise<void>((resolve) => (this.#wake = resolve));
+      }
+    } finally {
+      clearTimeout(timer);
+      this.#wake = undefined;
+    }
+  }
+}

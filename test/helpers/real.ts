@@ -1,0 +1,60 @@
+// Which real mail servers this machine has. Without them the tests that need one are skipped, unless
+// MILTER_REQUIRE_REAL=1 says that they must run: then they fail and say what is missing.
+
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+
+import { hasFullHostName } from './full-host-name.js';
+
+const SENDMAIL_ROOT = process.env['MILTER_SENDMAIL_ROOT'] ?? '';
+
+/** Where the pieces of Sendmail are: Debian's packages of it can't be installed next to Postfix, only unpacked. */
+export const sendmailFiles = {
+  binary: join(SENDMAIL_ROOT, 'usr/libexec/sendmail/sendmail'),
+  m4: join(SENDMAIL_ROOT, 'usr/share/sendmail/cf/'),
+};
+
+const needed = {
+  postfix: [
+    [isRoot, 'Postfix can only be started by root'],
+    [() => existsSync('/usr/sbin/postfix'), 'no Postfix: install the Debian package postfix'],
+  ],
+  sendmail: [
+    [isRoot, 'Sendmail is run as root here'],
+    [
+      () => SENDMAIL_ROOT !== '' && existsSync(sendmailFiles.binary) && existsSync(sendmailFiles.m4),
+      'no Sendmail: unpack (dpkg -x) the Debian packages sendmail-bin and sendmail-cf into a folder ' +
+        'and set MILTER_SENDMAIL_ROOT to it',
+    ],
+    [hasFullHostName, 'Sendmail needs a host name with a dot, and unshare --uts to pretend one is not allowed here'],
+    [() => existsSync('/usr/bin/m4'), "no m4, for Sendmail's configuration: install the Debian package m4"],
+  ],
+  openssl: [[() => existsSync('/usr/bin/openssl'), 'no openssl: install the Debian package openssl']],
+} satisfies Record<string, [here: () => boolean, otherwise: string][]>;
+
+export type Part = keyof typeof needed;
+
+/** What is in the way of using the part, or undefined when it can be used. */
+export function missing(part: Part): string | undefined {
+  return needed[part].find(([here]) => !here())?.[1];
+}
+
+/** For whoever starts a part: fails with what to install and set. */
+export function demand(part: Part): void {
+  const reason = missing(part);
+  if (reason !== undefined) throw new Error(reason);
+}
+
+export const postfixHere = (): boolean => missing('postfix') === undefined;
+export const sendmailHere = (): boolean => missing('sendmail') === undefined;
+
+/** Options for a tap test that uses these parts. */
+export function needs(...parts: Part[]): { skip?: string } {
+  if (process.env['MILTER_REQUIRE_REAL'] === '1') return {};
+  const reason = parts.map(missing).find((text) => text !== undefined);
+  return reason === undefined ? {} : { skip: reason };
+}
+
+function isRoot(): boolean {
+  return process.getuid?.() === 0;
+}
