@@ -4,10 +4,12 @@
  *   npm start                          listens on inet:5000@127.0.0.1
  *   npm start -- unix:/tmp/test.sock   listens there
  *   npm start -- --once                ends after the demonstration
+ *
+ * It imports milter-stream as yours would: from the package, which `npm ci` has built.
  */
 import { readFileSync } from 'node:fs';
 import { parseArgs } from 'node:util';
-import { AsyncFactory, formatAddress, MilterError } from 'milter-stream';
+import { AsyncFactory, formatAddress, MilterError, type SocketAddress } from 'milter-stream';
 import { MilterClient, type MessageResult } from 'milter-stream/client';
 import { hints } from './hints.js';
 import { REFUSED, TEST_ACTIONS, TestMilter } from './testmilter.js';
@@ -75,34 +77,49 @@ async function demonstrate(target: string): Promise<void> {
   for (const line of difference(linesOf(before), linesOf(result.message))) console.log(line);
 }
 
-const { values, positionals } = parseArgs({ options: { once: { type: 'boolean' } }, allowPositionals: true });
-const factory = new AsyncFactory(positionals[0] ?? 'inet:5000@127.0.0.1', TestMilter, {
-  smfifOptions: TEST_ACTIONS,
-  context: (line: string) => console.log(printable(line)),
-});
-factory.on('sessionError', (error) => console.error(red(`${error.code}: ${error.message}`)));
-try {
+/** Says how to reach the milter, and stays until Ctrl-C. */
+function stay(factory: AsyncFactory, address: SocketAddress): void {
+  title('now yours');
+  console.log(`Listening on ${bold(formatAddress(address))}. Tell your mail server:\n`);
+  for (const line of hints(address)) console.log(line);
+  console.log('\nWhat it sends will be shown here. Ctrl-C stops.');
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+    process.once(signal, () => {
+      console.log('\nStopping: messages in progress are finished. Again: at once.');
+      process.once(signal, () => void factory.close());
+      void factory.close().then(() => console.log('Stopped.'));
+    });
+  }
+}
+
+async function main(): Promise<void> {
+  const { values, positionals } = parseArgs({ options: { once: { type: 'boolean' } }, allowPositionals: true });
+  const factory = new AsyncFactory(positionals[0] ?? 'inet:5000@127.0.0.1', TestMilter, {
+    smfifOptions: TEST_ACTIONS,
+    context: (line: string) => console.log(printable(line)),
+  });
+  factory.on('sessionError', (error) => console.error(red(`${error.code}: ${error.message}`)));
   await factory.run();
   const address = factory.address!;
-  await demonstrate(formatAddress(address));
-  if (values.once) {
+  try {
+    await demonstrate(formatAddress(address));
+  } catch (error) {
     await factory.close();
-  } else {
-    title('now yours');
-    console.log(`Listening on ${bold(formatAddress(address))}. Tell your mail server:\n`);
-    for (const line of hints(address)) console.log(line);
-    console.log('\nCtrl-C stops.');
-    for (const signal of ['SIGINT', 'SIGTERM'] as const) {
-      process.once(signal, () => {
-        console.log('\nStopping: messages in progress are finished. Again: at once.');
-        process.once(signal, () => void factory.close());
-        void factory.close().then(() => console.log('Stopped.'));
-      });
-    }
+    throw error;
   }
+  if (values.once) await factory.close();
+  else stay(factory, address);
+}
+
+try {
+  await main();
 } catch (error) {
-  if (!(error instanceof MilterError)) throw error;
-  console.error(red(error.message));
+  const { code, message } = error as NodeJS.ErrnoException;
+  const expected = error instanceof MilterError || code?.startsWith('ERR_PARSE_ARGS') === true;
+  if (!expected) throw error;
+  console.error(red(message));
+  console.error(
+    'Usage: npm start -- [--once] [SOCKET]   with a SOCKET like inet:5001@127.0.0.1 or unix:/tmp/test.sock',
+  );
   process.exitCode = 1;
-  await factory.close();
 }

@@ -8,6 +8,7 @@ import { pathToFileURL } from 'node:url';
 import {
   ACCEPT,
   AsyncFactory,
+  bareAddress,
   CONTINUE,
   formatAddress,
   MilterProtocol,
@@ -45,7 +46,7 @@ export class TestMilter extends MilterProtocol<(line: string) => void> {
 
   override rcpt(recip: string, _cmdDict: MacroDict, args: readonly string[]) {
     this.log('rcpt', [recip, ...args].join(' '));
-    if (recip.includes(REFUSED)) return this.setReply(550, '5.1.1', 'There is nobody here of that name');
+    if (bareAddress(recip) === REFUSED) return this.setReply(550, '5.1.1', 'There is nobody here of that name');
     return CONTINUE;
   }
 
@@ -54,7 +55,7 @@ export class TestMilter extends MilterProtocol<(line: string) => void> {
   }
 
   override header(key: string, val: string) {
-    this.log('header', `${key}: ${val.replaceAll('\n', ' ')}`);
+    this.log('header', `${key}: ${val.replace(/\n\s+/g, ' ')}`);
     if (key.toLowerCase() === 'subject') this.#subject = val;
   }
 
@@ -87,7 +88,7 @@ export class TestMilter extends MilterProtocol<(line: string) => void> {
   }
 
   private log(callback: string, what: string): void {
-    (this.context ?? console.log)(`${callback.padEnd(9)}${what}`);
+    (this.context ?? console.log)(`${callback.padEnd(9)}${what}`.trimEnd());
   }
 }
 

@@ -2,7 +2,7 @@
 import type { MacroPair } from '../codec/fields.js';
 import type { NegotiateReply, Reply } from '../codec/replies.js';
 import { parseSmtpReply, type SmtpReply } from '../codec/smtp-reply.js';
-import { MilterError } from '../errors.js';
+import type { MilterError } from '../errors.js';
 import { actionNames } from '../names.js';
 import { STAGE_NAMES, STAGES, type Stage, type StageCommand } from '../stages.js';
 import type { Conversation } from './conversation.js';
@@ -91,15 +91,16 @@ export class Exchange {
     return this.agreed.version >= (stage === 'data' ? 4 : stage === 'unknown' ? 3 : 2);
   }
 
-  /** An empty list means the default to Postfix, and nothing to Sendmail. */
+  /** The macros to send before a command. An empty list means the default to Postfix, and nothing to Sendmail. */
   #macrosOf(stage: Stage, macros: ClientMacros): readonly MacroPair[] {
     const number = STAGES[stage].macros;
     const asked = number === undefined ? undefined : this.#asked.get(number);
     if (asked === undefined || (asked.length === 0 && this.#isPostfix)) return pairsOf(macros, [stage]);
-    const known = new Map(pairsOf(macros, STAGE_NAMES.slice(0, STAGE_NAMES.indexOf(stage) + 1)));
+    const known = new Map(
+      pairsOf(macros, STAGE_NAMES.slice(0, STAGE_NAMES.indexOf(stage) + 1)).map(([name, value]) => [bare(name), value]),
+    );
     return asked.flatMap((name): MacroPair[] => {
-      const bare = name.replace(/^\{(.*)\}$/, '$1');
-      const value = known.get(name) ?? known.get(bare) ?? known.get(`{${bare}}`);
+      const value = known.get(bare(name));
       return value === undefined ? [] : [[name, value]];
     });
   }
@@ -151,6 +152,11 @@ export class Exchange {
   #wrong(stage: Stage, { type }: Reply, message: string): MilterError {
     return this.#conversation.fail(stage, 'ERR_MILTER_FILTER', message, { packet: type });
   }
+}
+
+/** `{i}` and `i` are the same macro. */
+function bare(name: string): string {
+  return name.replace(/^\{(.*)\}$/, '$1');
 }
 
 /** The macros of some stages, in their order. */

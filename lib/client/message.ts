@@ -91,13 +91,9 @@ function header(raw: Buffer, line: number): MessageHeader {
 
 /** Where a header that begins at an offset ends: before the first line that is no continuation. */
 function headerEnd(bytes: Buffer, start: number): number {
-  for (let at = start; ;) {
-    const end = bytes.indexOf(0x0a, at) + 1;
-    if (end === 0) return bytes.length;
-    const next = bytes[end];
-    if (next !== 0x20 && next !== 0x09) return end;
-    at = end;
-  }
+  let end = bytes.indexOf(0x0a, start);
+  while (end >= 0 && (bytes[end + 1] === 0x20 || bytes[end + 1] === 0x09)) end = bytes.indexOf(0x0a, end + 1);
+  return end < 0 ? bytes.length : end + 1;
 }
 
 function withCrlf(bytes: Buffer): Buffer {

@@ -46,7 +46,8 @@ function escapeInvalid(bytes: Buffer): string {
       i += size;
       continue;
     }
-    text += bytes.toString('utf8', run, i) + String.fromCharCode(0xdc00 + (bytes[i] as number));
+    if (run < i) text += bytes.toString('utf8', run, i);
+    text += String.fromCharCode(0xdc00 + (bytes[i] as number));
     i++;
     run = i;
   }
@@ -57,6 +58,8 @@ function escapeInvalid(bytes: Buffer): string {
 function characterSize(bytes: Buffer, at: number): number {
   const first = bytes[at] as number;
   if (first < 0x80) return 1;
+  // Latin-1 before an ASCII letter, or a byte that never begins a character: seen without asking isUtf8().
+  if (first < 0xc2 || ((bytes[at + 1] ?? 0) & 0xc0) !== 0x80) return 0;
   const size = first >= 0xf0 ? 4 : first >= 0xe0 ? 3 : 2;
   return isUtf8(bytes.subarray(at, at + size)) ? size : 0;
 }

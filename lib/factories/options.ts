@@ -1,6 +1,13 @@
 /** The arguments of a factory, in both of their forms, checked once. */
 import { SMFIF_ALLOPTS } from '../constants.js';
-import { checkOptions, optionError, whole, type CheckedOptions, type SessionOptions } from '../session/options.js';
+import {
+  actionBits,
+  checkOptions,
+  optionError,
+  whole,
+  type CheckedOptions,
+  type SessionOptions,
+} from '../session/options.js';
 import type { ListenOptions } from './listen.js';
 
 export interface FactoryOptions<Context = unknown> extends SessionOptions<Context> {
@@ -56,19 +63,20 @@ const OWN = [
  */
 export function factoryOptions(third: unknown, fourth: unknown, fifth: unknown): CheckedFactoryOptions {
   if (isOptions(third)) {
-    if (fourth !== undefined) throw optionError('the argument after the options', 'must not be there', fourth);
+    nothingBehind(fourth === undefined ? fifth : fourth);
     return check(third);
   }
-  const smfifOptions = third as number | undefined;
-  if (isOptions(fourth)) {
-    if (fifth !== undefined) throw optionError('the argument after the options', 'must not be there', fifth);
-    return check({ ...fourth, smfifOptions: (smfifOptions ?? 0) | (fourth.smfifOptions ?? 0) });
-  }
-  if (smfifOptions !== undefined && typeof smfifOptions !== 'number') {
+  if (third !== undefined && typeof third !== 'number') {
     throw optionError('smfifOptions', `must be SMFIF_ bits, up to 0x${SMFIF_ALLOPTS.toString(16)}, or options`, third);
   }
+  if (isOptions(fourth)) {
+    nothingBehind(fifth);
+    const { smfifOptions = 0 } = fourth;
+    for (const bits of [third ?? 0, smfifOptions]) actionBits('smfifOptions', bits);
+    return check({ ...fourth, smfifOptions: (third ?? 0) | smfifOptions });
+  }
   return check({
-    smfifOptions,
+    smfifOptions: third,
     backlog: named('tcpListenQueue', fourth),
     sockChmod: named('sockChmod', fifth),
   });
@@ -76,6 +84,10 @@ export function factoryOptions(third: unknown, fourth: unknown, fifth: unknown):
 
 function isOptions(value: unknown): value is FactoryOptions {
   return typeof value === 'object' && value !== null;
+}
+
+function nothingBehind(argument: unknown): void {
+  if (argument !== undefined) throw optionError('the argument after the options', 'must not be there', argument);
 }
 
 function named(name: string, value: unknown): number | undefined {

@@ -61,12 +61,10 @@ export class Conversation {
     if (this.#kept?.scope !== 'all') this.#kept = undefined;
   }
 
-  /** A message begins, unless the milter wants to hear of no more: then false. */
-  begin(): boolean {
+  /** A message begins, unless the milter wants to hear of no more. */
+  begin(): void {
     this.forgetMessage();
-    if (this.#standing !== undefined) return false;
-    this.inMessage = true;
-    return true;
+    this.inMessage = this.#standing === undefined;
   }
 
   /**

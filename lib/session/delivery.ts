@@ -49,7 +49,7 @@ export class Delivery {
 
   /** Waits until bodies given as streams have been read whole. */
   async prepare(): Promise<void> {
-    for (const part of this.#edits.body ?? []) if (part instanceof Spool) await part.ready;
+    for (const part of this.#edits.body as BodyPart[]) if (part instanceof Spool) await part.ready;
   }
 
   /** Writes everything, as fast as it is taken. Ends early, without an error, when cancelled. */

@@ -35,12 +35,14 @@ class SessionDuplex extends Duplex {
   readonly #output = new Output();
   #commands: Writable | undefined;
   #replies: Readable | undefined;
+  #made = false;
   /** The callback of a chunk that the session has taken while it had enough: calling it asks for the next one. */
   #held: Done | undefined;
 
   constructor(milterClass: MilterClass, shared: unknown) {
     super({ allowHalfOpen: true });
     this.#session = new Session(milterClass, this.#port(), { shared });
+    this.#made = true;
   }
 
   get commands(): Writable {
@@ -48,12 +50,18 @@ class SessionDuplex extends Duplex {
       objectMode: true,
       write: (command: Command, _encoding: string, done: Done) => this.#taken(this.#session.receive(command), done),
       final: (done: Done) => this._final(done),
-      destroy: (error: Error | null, done: (error: Error | null) => void) => this._destroy(error, done),
+      // It is also destroyed when it has ended, and then the session may still be at work.
+      destroy: (error: Error | null, done: (error: Error | null) => void) =>
+        this.#commands?.writableFinished === true ? done(error) : this._destroy(error, done),
     }));
   }
 
   get replies(): Readable {
-    return (this.#replies ??= new Readable({ objectMode: true, read: () => this.#session.drained() }));
+    return (this.#replies ??= new Readable({
+      objectMode: true,
+      read: () => this.#session.drained(),
+      destroy: (error: Error | null, done: (error: Error | null) => void) => this._destroy(error, done),
+    }));
   }
 
   override _write(chunk: Buffer, _encoding: string, done: Done): void {
@@ -98,21 +106,32 @@ class SessionDuplex extends Duplex {
         this.#held = undefined;
         done?.();
       },
-      report: (error) => this.emit('sessionError', error),
+      report: (error) => this.#report(error),
       close: (error) => this.#close(error),
     };
   }
 
-  /** Without an error the replies end, and with them the connection that they are piped to. */
+  /** A milter's constructor fails before anybody can listen here: that is told a little later. */
+  #report(error: MilterError): void {
+    if (this.#made) this.emit('sessionError', error);
+    else process.nextTick(() => this.emit('sessionError', error));
+  }
+
+  /**
+   * Without an error the replies end, and with them the connection that they are piped to. An error is told on the
+   * streams in use: nobody listens for one on a Duplex whose two halves have both been replaced.
+   */
   #close(error: MilterError | undefined): void {
+    const replaced = this.#commands !== undefined && this.#replies !== undefined;
     if (error === undefined) {
       this.#replies?.push(null);
       this.push(null);
-      return;
+    } else {
+      this.#replies?.destroy(error);
+      this.#commands?.destroy(error);
     }
-    this.#replies?.destroy(error);
-    this.#commands?.destroy(error);
-    this.destroy(error);
+    if (replaced) this.destroy();
+    else if (error !== undefined) this.destroy(error);
   }
 }
 

@@ -31,6 +31,9 @@ export interface EditsOptions extends SpoolOptions {
   readonly maxModifications: number;
 }
 
+/** How many edits of each kind. */
+export type EditCounts = Readonly<Record<string, number>>;
+
 export class Edits {
   /** Everything but the body, in the order of the calls. */
   readonly replies: Reply[] = [];
@@ -48,8 +51,8 @@ export class Edits {
     return this.replies.length === 0 && this.body === undefined;
   }
 
-  /** How many of each kind, for the log. */
-  counts(): Record<string, number> {
+  /** For the log. */
+  counts(): EditCounts {
     const counts: Record<string, number> = this.body === undefined ? {} : { replBody: 1 };
     for (const { type } of this.replies) counts[type] = (counts[type] ?? 0) + 1;
     return counts;

@@ -1,11 +1,12 @@
 /** What is said about a message in the log: one line at its end, when asked for, and what a dry run would have done. */
+import type { EditCounts } from './edits.js';
 import type { Answer } from './host.js';
 import type { MacroStore } from './macros.js';
 import type { CheckedOptions } from './options.js';
 
 export class MessageLog {
-  /** How many edits of each kind were made. */
-  edits: Record<string, number> | undefined;
+  /** The edits that were made, or in a dry run would have been. */
+  edits: EditCounts | undefined;
 
   readonly #options: CheckedOptions;
   readonly #macros: MacroStore;

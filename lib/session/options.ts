@@ -95,10 +95,11 @@ export const whole =
     }
   };
 
+/** Each mask is a row of ones, so the range is enough. */
 const bits =
   (mask: number, prefix: string): Check =>
   (name, value) => {
-    if (!Number.isInteger(value) || ((value as number) & ~mask) !== 0) {
+    if (!Number.isInteger(value) || (value as number) < 0 || (value as number) > mask) {
       throw optionError(name, `must be ${prefix} bits`, value);
     }
   };

@@ -7,7 +7,7 @@ import type { Verdict } from '../constants.js';
 import type { MilterError } from '../errors.js';
 import { call, isThenable } from './call.js';
 import { Delivery, type DeliveryPort } from './delivery.js';
-import type { Edits } from './edits.js';
+import type { EditCounts, Edits } from './edits.js';
 import { thrownBy, tooLong } from './failures.js';
 import { ProtocolHost, type Answer, type HostSession } from './host.js';
 import type { MacroDict } from './macros.js';
@@ -26,7 +26,7 @@ export interface RunnerOwner extends HostSession, DeliveryPort {
   /** A callback failed; it has no verdict. */
   failed(command: StageCommand, error: MilterError): void;
   /** The edits are written, but for the final reply. */
-  delivered(answer: Answer, scope: Scope): void;
+  delivered(answer: Answer, scope: Scope, counts: EditCounts): void;
   /** The edits failed after a part of the body was written. */
   deliveryFailed(error: MilterError): void;
   /** A callback, or the edits, took too long and were given up; `begun`: a part of the body was written. */
@@ -193,8 +193,9 @@ export class Runner {
   /** Writes the edits of an accepted message. */
   deliver(command: StageCommand, edits: Edits, maxPayload: number, answer: Answer, scope: Scope): void {
     const delivery = new Delivery(this.#owner, edits, maxPayload);
+    const counts = edits.counts();
     if (delivery.runNow()) {
-      this.#owner.delivered(answer, scope);
+      this.#owner.delivered(answer, scope, counts);
       return;
     }
     this.#delivery = delivery;
@@ -204,14 +205,14 @@ export class Runner {
       return delivery.run();
     });
     work.then(
-      () => this.#late(turn, () => this.#delivered(answer, scope)),
+      () => this.#late(turn, () => this.#delivered(answer, scope, counts)),
       (error: unknown) => this.#late(turn, () => this.#deliveryFailed(command, delivery, error)),
     );
   }
 
-  #delivered(answer: Answer, scope: Scope): void {
+  #delivered(answer: Answer, scope: Scope, counts: EditCounts): void {
     this.#delivery = undefined;
-    this.#owner.delivered(answer, scope);
+    this.#owner.delivered(answer, scope, counts);
   }
 
   #deliveryFailed(command: StageCommand, delivery: Delivery, cause: unknown): void {

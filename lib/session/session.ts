@@ -14,6 +14,7 @@ import { ACCEPT, CONN_FAIL, CONTINUE, SKIP, SMFIP_SKIP, TEMPFAIL, type Verdict }
 import { MilterError } from '../errors.js';
 import { Conversation, GO_ON } from './conversation.js';
 import { aborted, outOfOrder, thrownBy, timeout } from './failures.js';
+import type { EditCounts } from './edits.js';
 import type { Answer } from './host.js';
 import { Inbox } from './inbox.js';
 import { MacroStore } from './macros.js';
@@ -120,7 +121,7 @@ export class Session implements RunnerOwner {
     } catch (error) {
       this.#fail(error);
     }
-    return this.#goOn(ahead, 'chunk' in command && command.chunk !== undefined ? command.chunk.length : 64);
+    return this.#goOn(ahead, ahead ? sizeOf(command) : 0);
   }
 
   /** Called by the parser for each command; a strict one gives no others. */
@@ -129,6 +130,7 @@ export class Session implements RunnerOwner {
     const command = packet as Command;
     if (!this.#runner.busy && this.#inbox.empty) {
       this.#handle(command);
+      if (!this.#inbox.empty) this.#pump(); // an EOB came apart
       return;
     }
     this.#inbox.add(command);
@@ -206,7 +208,7 @@ export class Session implements RunnerOwner {
 
   /** Ends the session now: a command that waits is refused for now, abort() and close() are called. */
   destroy(): void {
-    if (this.#over || this.#ending) return;
+    if (this.#over) return;
     this.#abortSignals(new MilterError('ERR_MILTER_CLOSING', 'The milter is closing'));
     const command = this.#runner.waiting;
     if (this.#runner.busy && command === undefined) {
@@ -215,7 +217,8 @@ export class Session implements RunnerOwner {
     }
     if (command !== undefined) {
       this.#runner.giveUp();
-      if (this.#expectsReply(command)) this.#port.reply({ type: TEMPFAIL });
+      const heard = !this.#ending && this.#expectsReply(command);
+      if (heard) this.#port.reply(this.options.dryRun ? GO_ON : { type: TEMPFAIL });
     }
     this.#finish();
   }
@@ -368,7 +371,7 @@ export class Session implements RunnerOwner {
 
   #beginMessage(): void {
     if (this.#draining) this.#turnAway();
-    if (!this.#talk.begin()) return;
+    this.#talk.begin();
     this.#messageSignal.renew();
     this.#log.begin();
   }
@@ -377,7 +380,6 @@ export class Session implements RunnerOwner {
   #splitEob(chunk: Buffer): void {
     this.#tail = { type: 'body', chunk };
     this.#inbox.addFirst(this.#tail, { type: 'eob' });
-    this.#pump();
   }
 
   #expectsReply(command: StageCommand): boolean {
@@ -391,6 +393,8 @@ export class Session implements RunnerOwner {
       this.#talk.reset();
       this.#connectionSignal.renew();
       this.#open();
+      const wanted = this.#runner.wants();
+      if (wanted !== undefined) this.#talk.callbacks = wanted.callbacks;
     });
   }
 
@@ -487,10 +491,12 @@ export class Session implements RunnerOwner {
       this.#answer(stage, stage, answer, scope);
       return;
     }
-    this.#log.edits = edits.counts();
-    if (!this.options.dryRun && (verdict === CONTINUE || verdict === ACCEPT)) {
-      this.#runner.deliver(command, edits, (this.agreement as Agreement).maxPayload, answer, scope);
-      return;
+    if (verdict === CONTINUE || verdict === ACCEPT) {
+      if (!this.options.dryRun) {
+        this.#runner.deliver(command, edits, (this.agreement as Agreement).maxPayload, answer, scope);
+        return;
+      }
+      this.#log.edits = edits.counts();
     }
     edits.discard();
     this.#answer(stage, stage, answer, scope);
@@ -532,7 +538,8 @@ export class Session implements RunnerOwner {
     this.macros.endMessage();
   }
 
-  delivered(answer: Answer, scope: Scope): void {
+  delivered(answer: Answer, scope: Scope, counts: EditCounts): void {
+    this.#log.edits = counts;
     this.#answer('eob', 'eob', answer, scope);
   }
 
@@ -566,3 +573,9 @@ export class Session implements RunnerOwner {
 }
 
 function nothing(): void {}
+
+/** About how many bytes a command holds; exactly, where a decoder has made it. */
+function sizeOf(command: Command): number {
+  if (command.raw !== undefined) return command.raw.length;
+  return 'chunk' in command && command.chunk !== undefined ? command.chunk.length : 64;
+}

@@ -156,6 +156,7 @@ t.test('a mask prints as the names of its bits, low bits first, unknown ones in 
   t.strictSame(protocolNames(constants.SMFIP_ALLPROTOS), Object.keys(protocolBits).slice(0, 21));
   t.strictSame(protocolNames(0xc000_0000), ['0xc0000000'], 'the highest bit does not make it negative');
   t.strictSame(protocolNames(0x6000_0080 | 0), ['SMFIP_NR_HDR', 'SMFIP_MDS_1M', '0x40000000']);
+  t.strictSame(protocolNames(0xc000_0000 | 0), ['0xc0000000']);
   t.strictSame(protocolNames(-1).slice(-1), ['0xcfe00000'], 'a number that JavaScript made negative is its 32 bits');
   for (const [names, bits] of [
     [actionNames, actionBits],

@@ -268,6 +268,14 @@ t.test('the codec lets go of a chunk as soon as it has read it', async (t) => {
   t.equal(bad.deref(), undefined, 'also when the packet was malformed');
 });
 
+t.test('a packet of a million empty strings leaves nothing behind in the codec', async (t) => {
+  const bytes = packet('U', Buffer.alloc(1_000_000));
+  const before = await memoryInUse();
+  t.throws(() => decodeCommand(bytes), { code: 'ERR_MILTER_MALFORMED' });
+  const left = (await memoryInUse()) - before;
+  t.ok(left < 1_000_000, `${left} bytes`);
+});
+
 t.test('strings that are kept do not hold on to the chunk they came in', async (t) => {
   const kept: string[] = [];
   const before = await memoryInUse();

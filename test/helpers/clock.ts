@@ -3,6 +3,7 @@
  * Stands in for setTimeout(), clearTimeout() and performance.now() of this process until the test ends.
  */
 import type { Test } from 'tap';
+import { settled } from './streams.js';
 
 interface Alarm {
   readonly at: number;
@@ -13,11 +14,6 @@ interface Alarm {
 export interface Clock {
   /** Lets time pass; what is due happens in its order, and what follows from that is done when it resolves. */
   pass(ms: number): Promise<void>;
-}
-
-/** Lets everything happen that needs no time. */
-export async function settled(): Promise<void> {
-  for (let turn = 0; turn < 20; turn++) await new Promise((resolve) => setImmediate(resolve));
 }
 
 export function stopClock(t: Test): Clock {

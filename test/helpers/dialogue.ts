@@ -29,9 +29,9 @@ const BITS: Readonly<Record<MessageStage, readonly [no: number, nr: number, lett
 };
 
 /** The commands whose macros come even where they themselves are not sent. */
-const ENVELOPE: readonly MessageStage[] = ['mailFrom', 'rcpt', 'data'];
+const ENVELOPE: ReadonlySet<MessageStage> = new Set(['mailFrom', 'rcpt', 'data']);
 /** The commands for which Sendmail has macros. */
-const SENDMAIL_MACROS: readonly MessageStage[] = ['mailFrom', 'rcpt', 'eob'];
+const SENDMAIL_MACROS: ReadonlySet<MessageStage> = new Set(['mailFrom', 'rcpt', 'eob']);
 
 /** What may be different about a message. */
 export interface Shape {
@@ -98,8 +98,8 @@ export class Dialogue {
     const [, nr, letter] = BITS[stage];
     const sent = this.#sends(stage);
     const macros = { i: id, [`{at_${stage}}`]: String(nth) };
-    if (this.#server === 'Postfix' && (sent || ENVELOPE.includes(stage))) this.#mta.send(say.macros(letter, macros));
-    if (this.#server === 'Sendmail' && SENDMAIL_MACROS.includes(stage)) this.#mta.send(say.macros(letter, macros));
+    if (this.#server === 'Postfix' && (sent || ENVELOPE.has(stage))) this.#mta.send(say.macros(letter, macros));
+    if (this.#server === 'Sendmail' && SENDMAIL_MACROS.has(stage)) this.#mta.send(say.macros(letter, macros));
     if (!sent) return undefined;
     this.#mta.send(commandOf(stage, id, nth));
     return (this.#protocol & nr) === 0 ? this.#mta.reply() : undefined;

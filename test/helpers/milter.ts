@@ -138,3 +138,23 @@ export async function awaken<T>(promise: Promise<T>): Promise<T> {
     clearInterval(awake);
   }
 }
+
+/** What is like a promise, and of another make. */
+export function thenable(then: (resolve: (value: unknown) => void, reject: (error: unknown) => void) => void): unknown {
+  // oxlint-disable-next-line unicorn/no-thenable -- that is what this is about
+  return { then };
+}
+
+/** Like a promise too, only that looking at it fails. */
+export function unlookable(): unknown {
+  const get = (): never => {
+    throw new Error('boom');
+  };
+  // oxlint-disable-next-line unicorn/no-thenable -- that is what this is about
+  return Object.defineProperty({}, 'then', { get });
+}
+
+/** A value, so many times. */
+export function times<T>(count: number, value: T): T[] {
+  return Array.from({ length: count }, () => value);
+}

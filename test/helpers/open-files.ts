@@ -1,7 +1,7 @@
 /** What this process has open, where the system tells: Linux does. */
 import { readdirSync, readlinkSync } from 'node:fs';
 import type { Test } from 'tap';
-import { settled } from './clock.js';
+import { settled } from './streams.js';
 import { until } from './until.js';
 
 /** For tests that cannot do without. */

@@ -33,6 +33,10 @@ define(\`confDONT_BLAME_SENDMAIL', \`GroupWritableDirPathSafe,TrustStickyBit')dn
 define(\`confDONT_PROBE_INTERFACES', \`True')dnl
 define(\`confTO_IDENT', \`0')dnl
 define(\`confMILTER_LOG_LEVEL', \`22')dnl
+dnl However busy the machine is, mail is taken and sent on at once.
+define(\`confQUEUE_LA', \`10000')dnl
+define(\`confREFUSE_LA', \`10000')dnl
+define(\`confDELAY_LA', \`0')dnl
 DAEMON_OPTIONS(\`Name=MTA, Addr=127.0.0.1, Port=${port}')dnl
 DAEMON_OPTIONS(\`Name=READY, Addr=127.0.0.1, Port=${readyPort}, InputMailFilters=')dnl
 FEATURE(\`no_default_msa')dnl

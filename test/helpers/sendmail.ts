@@ -32,6 +32,13 @@ export async function startSendmail(options: SendmailOptions): Promise<MailServe
   return onFreePorts((port, readyPort) => start(options, port, readyPort));
 }
 
+/** The lines in which Sendmail's trace complains about a milter. A milter's rejections are not complaints. */
+export function milterComplaints(log: string): string[] {
+  const complaint =
+    /^milter_\w+ ?\(.*(timeout|socket closed|failed|bogus|lied|did not|instead of|!=|range|not ready|expect|larger|returned 4)/;
+  return log.split('\n').filter((line) => complaint.test(line));
+}
+
 async function start(options: SendmailOptions, port: number, readyPort: number): Promise<MailServer> {
   const { binary } = sendmailFiles;
   const dir = await mkdtemp(join(tmpdir(), 'milter-sendmail-'));

@@ -55,6 +55,11 @@ export class SmtpClient {
     this.#listen(socket);
   }
 
+  /** The port of its own end. */
+  get localPort(): number {
+    return this.#socket.localPort as number;
+  }
+
   /** Sends one line (a string as latin1: UTF-8 must come as a Buffer) and reads the reply. */
   command(line: string | Buffer): Promise<SmtpReply> {
     const bytes = typeof line === 'string' ? Buffer.from(line, 'latin1') : line;

@@ -112,7 +112,7 @@ for (const server of SERVERS) {
       for (const reset of MESSAGE_STAGES.slice(0, -1)) {
         const one = await start(server, stages);
         const answers = [await one.dialogue.message({ id: 'one', reset }), await one.dialogue.message({ id: 'two' })];
-        const first: string[] = stages.slice(0).filter((stage) => order(stage) <= order(reset));
+        const first: string[] = stages.filter((stage) => order(stage) <= order(reset));
         // Macros begin a message as well. Without them nothing tells of the end of one that had only recipients.
         if (macros || first.some((stage) => stage !== 'rcpt')) first.push('abort true');
         seen[`${stages.join()}: ${reset}`] = await summary(one, answers);
@@ -133,7 +133,10 @@ t.test('recipients', async (t) => {
       await t.test(`P64 ${verdict} at rcpt leaves the message alone: ${stages.join(' + ')}`, async (t) => {
         const one = await start('Sendmail', stages, { rcpt: verdict });
         t.same(await one.dialogue.message({ id: 'one', recipients: 2 }), [verdict, 'continue']);
-        t.same(one.calls, [...stages.flatMap((stage) => (stage === 'rcpt' ? [stage, stage] : [stage]))]);
+        t.same(
+          one.calls,
+          stages.flatMap((stage) => (stage === 'rcpt' ? [stage, stage] : [stage])),
+        );
       });
     }
   }

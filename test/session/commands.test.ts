@@ -1,9 +1,7 @@
 // What each command does, alone and out of place; with bytes of another hand where the wire matters.
 import t from 'tap';
 import type { Command } from '../../lib/codec/index.js';
-import type { MacroDict } from '../../lib/index.js';
-import { bareAddress, MilterProtocol } from '../../lib/index.js';
-import { packet, u16 } from '../helpers/bytes.js';
+import { packet } from '../helpers/bytes.js';
 import { bareSession, each, milter, STAGES, type Script } from '../helpers/milter.js';
 import { inMemory, message, say, type Mta } from '../helpers/mta.js';
 
@@ -21,131 +19,14 @@ async function start(script: Script = EVERYTHING): Promise<{
   return { mta, calls, errors };
 }
 
-/** The arguments that callbacks were given, copied at once. */
-function listening(): { script: Script; heard: unknown[] } {
-  const heard: unknown[] = [];
+/** A script that notes each callback, and the body. */
+function listening(): { script: Script; heard: string[] } {
+  const heard: string[] = [];
   const script: Script = {};
-  for (const stage of STAGES) {
-    script[stage] = (...args: unknown[]): void => {
-      heard.push([stage, ...args.map((arg) => (Buffer.isBuffer(arg) ? arg.toString() : arg))]);
-    };
-  }
+  for (const stage of STAGES) script[stage] = () => void heard.push(stage);
+  script.body = (chunk: Buffer) => void heard.push(`body ${chunk.toString()}`);
   return { script, heard };
 }
-
-const NONE = Object.create(null) as MacroDict;
-
-t.test('arguments', async (t) => {
-  await t.test('each callback gets what the documentation says, in its order', async (t) => {
-    const { script, heard } = listening();
-    const { mta } = await start(script);
-    const mail = say.mail('<a@example.org>', 'SIZE=100', 'BODY=8BITMIME');
-    await mta.play(say.connect('mx.a.org', '192.0.2.7'), say.helo('mx.a.org'), mail);
-    await mta.play(say.rcpt('<b@example.com>', 'NOTIFY=NEVER'), say.data(), say.header('Subject', 'hi\n\tyou'));
-    await mta.play(say.eoh(), say.body('Hi\r\n'), say.eob(), say.unknown('FOO bar'));
-    t.same(heard, [
-      ['connect', 'mx.a.org', '4', '192.0.2.7', 25000, NONE],
-      ['helo', 'mx.a.org', NONE],
-      ['mailFrom', '<a@example.org>', NONE, ['SIZE=100', 'BODY=8BITMIME']],
-      ['rcpt', '<b@example.com>', NONE, ['NOTIFY=NEVER']],
-      ['data', NONE],
-      ['header', 'Subject', 'hi\n\tyou', NONE],
-      ['eoh', NONE],
-      ['body', 'Hi\r\n', NONE],
-      ['eob', NONE],
-      ['unknown', 'FOO bar', NONE],
-    ]);
-  });
-
-  for (const [what, bytes, family, ip, port] of [
-    ['IPv4', packet('C', 'h', Buffer.from('4'), u16(25), '192.0.2.1'), '4', '192.0.2.1', 25],
-    ['IPv6 from Postfix', packet('C', 'h', Buffer.from('6'), u16(25), '2001:db8::1'), '6', '2001:db8::1', 25],
-    ['IPv6 from Sendmail', packet('C', 'h', Buffer.from('6'), u16(25), 'IPv6:2001:db8::1'), '6', '2001:db8::1', 25],
-    ['a Unix socket', packet('C', 'h', Buffer.from('L'), u16(0), '/run/x'), 'L', '/run/x', 0],
-    ['nothing known', packet('C', 'h', Buffer.from('U')), 'U', '', 0],
-    ['a family nobody knows', packet('C', 'h', Buffer.from('x'), u16(25), '192.0.2.1'), 'U', '', 0],
-  ] as const) {
-    await t.test(`connect() and ${what}`, async (t) => {
-      const { script, heard } = listening();
-      const { mta } = await start(script);
-      mta.bytes(bytes);
-      t.match(await mta.reply(), { type: 'continue' });
-      t.same(heard, [['connect', 'h', family, ip, port, NONE]]);
-    });
-  }
-
-  await t.test('P78 ESMTP arguments come apart, also where a client has joined them with spaces', async (t) => {
-    const { script, heard } = listening();
-    const { mta } = await start(script);
-    mta.bytes(packet('M', '<>', 'SIZE=1  BODY=7BIT ', 'RET=HDRS'));
-    mta.bytes(packet('R', '<b@b.org>', 'NOTIFY=NEVER ORCPT=rfc822;b@b.org'));
-    mta.bytes(packet('R', '<c d@b.org>'));
-    await mta.play(say.rcpt());
-    t.match(heard, [
-      ['mailFrom', '<>', {}, ['SIZE=1', 'BODY=7BIT', 'RET=HDRS']],
-      ['rcpt', '<b@b.org>', {}, ['NOTIFY=NEVER', 'ORCPT=rfc822;b@b.org']],
-      ['rcpt', '<c d@b.org>', {}, []],
-      ['rcpt', '<b@example.com>', {}, []],
-    ]);
-  });
-
-  await t.test('addresses keep their brackets, and bareAddress() takes them off', async (t) => {
-    const { script, heard } = listening();
-    const { mta } = await start(script);
-    await mta.play(say.mail('<a@example.org>'), say.rcpt('b@example.com'));
-    t.same(
-      heard.map((args) => bareAddress((args as [string, string])[1])),
-      ['a@example.org', 'b@example.com'],
-    );
-  });
-
-  await t.test(
-    'the callbacks of the base class do nothing: super may be called, and what is not there is',
-    async (t) => {
-      class Polite extends MilterProtocol {
-        override connect(...args: Parameters<MilterProtocol['connect']>) {
-          return super.connect(...args);
-        }
-        override helo(...args: Parameters<MilterProtocol['helo']>) {
-          return super.helo(...args);
-        }
-        override mailFrom(...args: Parameters<MilterProtocol['mailFrom']>) {
-          return super.mailFrom(...args);
-        }
-        override rcpt(...args: Parameters<MilterProtocol['rcpt']>) {
-          return super.rcpt(...args);
-        }
-        override data(...args: Parameters<MilterProtocol['data']>) {
-          return super.data(...args);
-        }
-        override header(...args: Parameters<MilterProtocol['header']>) {
-          return super.header(...args);
-        }
-        override eoh(...args: Parameters<MilterProtocol['eoh']>) {
-          return super.eoh(...args);
-        }
-        override body(...args: Parameters<MilterProtocol['body']>) {
-          return super.body(...args);
-        }
-        override eob(...args: Parameters<MilterProtocol['eob']>) {
-          return super.eob(...args);
-        }
-        override unknown(...args: Parameters<MilterProtocol['unknown']>) {
-          return super.unknown(...args);
-        }
-      }
-      const { mta, errors } = inMemory(Polite);
-      t.match(await mta.negotiate(), { protocol: 0 });
-      t.same(
-        await mta.play(say.connect(), say.helo(), ...message(), say.unknown()),
-        Array.from({ length: 10 }, () => 'continue'),
-      );
-      mta.send(say.mail(), say.abort(), say.quit());
-      t.equal(await mta.closed, undefined);
-      t.same(errors, []);
-    },
-  );
-});
 
 t.test('replies', async (t) => {
   await t.test('P56 one reply to each command that expects one; none to macros, ABORT, QUIT_NC and QUIT', async (t) => {
@@ -179,11 +60,7 @@ t.test('replies', async (t) => {
     mta.bytes(packet('E', Buffer.from('tail')));
     t.match(await mta.reply(), { type: 'continue' });
     await mta.play(say.mail());
-    t.same(heard.slice(-3), [
-      ['body', 'tail', NONE],
-      ['eob', NONE],
-      ['mailFrom', '<a@example.org>', NONE, []],
-    ]);
+    t.same(heard.slice(-3), ['body tail', 'eob', 'mailFrom']);
     t.same(mta.replies, []);
   });
 
@@ -212,10 +89,7 @@ t.test('replies', async (t) => {
     const { mta } = await start({ ...script, header: async () => {} });
     mta.send(say.mail(), say.header(), { type: 'eob', chunk: Buffer.from('tail') }, say.mail('<2>'));
     for (let i = 0; i < 4; i++) t.match(await mta.reply(), { type: 'continue' });
-    t.same(
-      heard.map((args) => (args as string[])[0]),
-      ['mailFrom', 'body', 'eob', 'mailFrom'],
-    );
+    t.same(heard, ['mailFrom', 'body tail', 'eob', 'mailFrom']);
   });
 });
 
@@ -323,7 +197,10 @@ t.test('order', async (t) => {
     const { mta, calls } = await start({ ...EVERYTHING, unknown: () => 'reject' });
     const between = (commands: Command[]): Command[] => commands.flatMap((command) => [say.unknown(), command]);
     const said = await mta.play(...between([say.connect(), say.helo(), ...message()]));
-    t.same(said, Array(9).fill(['reject', 'continue']).flat());
+    t.same(
+      said,
+      Array.from({ length: 18 }, (_, i) => (i % 2 === 0 ? 'reject' : 'continue')),
+    );
     t.same(
       calls.filter((name) => name !== 'unknown'),
       STAGES.slice(0, 9),

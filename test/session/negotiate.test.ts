@@ -248,17 +248,22 @@ t.test('macro lists', async (t) => {
   await t.test(
     'P28 the lists follow in the order of their numbers, end of message before end of headers',
     async (t) => {
+      const lists: ReadonlyArray<readonly [number, string]> = [
+        [0, 'j {daemon_name}'],
+        [1, '{tls_version}'],
+        [2, '{mail_addr} i'],
+        [3, '{rcpt_addr}'],
+        [4, 'v'],
+        [5, 'i {msg_id}'],
+        [6, 'i'],
+      ];
       t.same(await raw({ macros }, {}, offer(6)), [
         packet(
           'O',
-          ...[u32(6), u32(c.SMFIF_SETSYMLIST), u32(steps)],
-          ...[u32(0), 'j {daemon_name}'],
-          ...[u32(1), '{tls_version}'],
-          ...[u32(2), '{mail_addr} i'],
-          ...[u32(3), '{rcpt_addr}'],
-          ...[u32(4), 'v'],
-          ...[u32(5), 'i {msg_id}'],
-          ...[u32(6), 'i'],
+          u32(6),
+          u32(c.SMFIF_SETSYMLIST),
+          u32(steps),
+          ...lists.flatMap(([stage, names]) => [u32(stage), names]),
         ),
       ]);
     },

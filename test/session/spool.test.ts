@@ -4,9 +4,9 @@ import { Readable } from 'node:stream';
 import t from 'tap';
 import { chunkBytes, destroyStream, Spool, type ByteStream } from '../../lib/session/spool.js';
 import { cut } from '../helpers/bytes.js';
-import { settled } from '../helpers/clock.js';
 import { thrown } from '../helpers/eob.js';
 import { allClosed, openFiles, skip, type OpenFile } from '../helpers/open-files.js';
+import { settled } from '../helpers/streams.js';
 
 /** Where spool files are made, which only these tests use. */
 const folder = t.testdir();

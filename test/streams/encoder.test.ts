@@ -7,13 +7,9 @@ import { format } from 'node:util';
 import createDebug from 'debug';
 import t from 'tap';
 import type { Command, Reply } from '../../lib/codec/index.js';
-import {
-  createCommandEncoder,
-  createDecoder,
-  createEncoder,
-  createReplyDecoder,
-  MilterError,
-} from '../../lib/index.js';
+import { MilterError } from '../../lib/errors.js';
+import { createDecoder, createReplyDecoder } from '../../lib/streams/decoder.js';
+import { createCommandEncoder, createEncoder } from '../../lib/streams/encoder.js';
 import { hex, packet } from '../helpers/bytes.js';
 import { commands, replies } from '../helpers/packets.js';
 import { countedSource, drained, settled } from '../helpers/streams.js';

@@ -5,8 +5,9 @@ import { Duplex, finished, pipeline as pipelineBack, Readable, Writable } from '
 import { pipeline } from 'node:stream/promises';
 import t from 'tap';
 import type { Command, OddPacket, Reply } from '../../lib/codec/index.js';
-import { createCommandEncoder, createDecoder, createEncoder, createReplyDecoder } from '../../lib/index.js';
-import type { ObjectReadable, ObjectWritable } from '../../lib/index.js';
+import { createDecoder, createReplyDecoder } from '../../lib/streams/decoder.js';
+import { createCommandEncoder, createEncoder } from '../../lib/streams/encoder.js';
+import type { ObjectReadable, ObjectWritable } from '../../lib/streams/types.js';
 
 /** Compiles for one type only: neither `any` nor a wider or narrower one. */
 function exactly<Wanted>(): <Got>(value: Got, ...same: Same<Got, Wanted> extends true ? [] : [never]) => void {
@@ -127,7 +128,7 @@ export function writing(commands: ObjectWritable<Command>): void {
   createEncoder({ lenient: true });
 }
 
-t.test('P15 what the types say about reading and writing is what the streams do', async (t) => {
+t.test('what the types say about reading and writing is what the streams do', async (t) => {
   const decoder = createDecoder();
   t.equal(decoder.read(), null);
   t.equal(

@@ -1,0 +1,453 @@
+// Callbacks that take too long, connections on which nothing comes, and a factory that closes.
+import t from 'tap';
+import type { Command } from '../../lib/codec/index.js';
+import type { MilterError } from '../../lib/errors.js';
+import type { ErrorPolicy, MilterProtocol, SessionOptions, Stage } from '../../lib/index.js';
+import { stopClock, type Clock } from '../helpers/clock.js';
+import {
+  bareSession,
+  each,
+  gate,
+  memoryLog,
+  milter,
+  STAGES,
+  times,
+  type Script,
+  type Statics,
+} from '../helpers/milter.js';
+import { ALL_ACTIONS, ALL_STEPS, inMemory, say, type Mta } from '../helpers/mta.js';
+import { settled } from '../helpers/streams.js';
+
+const COMMANDS: Readonly<Record<Stage, Command>> = {
+  connect: say.connect(),
+  helo: say.helo(),
+  mailFrom: say.mail(),
+  rcpt: say.rcpt(),
+  data: say.data(),
+  header: say.header(),
+  eoh: say.eoh(),
+  body: say.body(),
+  eob: say.eob(),
+  unknown: say.unknown(),
+};
+const OFFER: Command = { type: 'negotiate', version: 6, actions: ALL_ACTIONS, protocol: ALL_STEPS };
+
+interface Started {
+  readonly clock: Clock;
+  readonly mta: Mta;
+  readonly calls: string[];
+  readonly errors: readonly MilterError[];
+}
+
+/** A milter that goes on everywhere but where its script says otherwise, in a time that the test makes pass. */
+async function start(
+  t: Parameters<typeof stopClock>[0],
+  script: Script,
+  options: SessionOptions = {},
+  statics: Statics = {},
+): Promise<Started> {
+  const clock = stopClock(t);
+  const { MyMilter, calls } = milter({ ...each(STAGES), ...script }, statics);
+  const deadlines = { callbackDeadline: 100, eobDeadline: 300 };
+  const { mta, errors } = inMemory(MyMilter, { smfifOptions: ALL_ACTIONS, ...deadlines, ...options });
+  await mta.negotiate();
+  return { clock, mta, calls, errors };
+}
+
+const never = (): Promise<void> => new Promise(() => {});
+
+t.test('a deadline', async (t) => {
+  for (const stage of STAGES) {
+    await t.test(`passes in ${stage}(): a temporary failure then, and for the rest of the SMTP session`, async (t) => {
+      const { clock, mta, calls, errors } = await start(t, { [stage]: never });
+      const inside = STAGES.indexOf(stage) > 2 && stage !== 'unknown';
+      if (inside) await mta.play(say.mail());
+      const limit = stage === 'eob' ? 300 : 100;
+      mta.send(COMMANDS[stage]);
+      await clock.pass(limit - 1);
+      t.same(mta.replies, []);
+      await clock.pass(1);
+      t.match(await mta.reply(), { type: 'tempFail' });
+      const message = `${stage}() did not end within ${limit} ms`;
+      t.match(errors, [{ code: 'ERR_MILTER_DEADLINE', stage, message }]);
+      calls.length = 0;
+      const rest = [say.rcpt(), say.eob(), say.mail(), say.rcpt(), say.eob(), say.helo(), say.unknown(), say.mail()];
+      t.same(await mta.play(...rest), Array(rest.length).fill('tempFail'));
+      mta.send(say.abort());
+      t.same(await mta.play(say.mail()), ['tempFail']);
+      t.same(calls, [], 'and no callback of the object is called');
+      mta.send(say.quit());
+      await mta.closed;
+      t.same(calls, ['close'], 'but close(), once');
+      t.same(mta.replies, []);
+    });
+  }
+
+  for (const [errorPolicy, answer] of [
+    ['accept', 'accept'],
+    ['reject', 'reject'],
+    [(): 'discard' => 'discard', 'discard'],
+  ] as const satisfies ReadonlyArray<readonly [ErrorPolicy, string]>) {
+    await t.test(
+      `is answered by the error policy, ${answer}; the rest gets a temporary failure all the same`,
+      async (t) => {
+        const { clock, mta } = await start(t, { eob: never }, { errorPolicy });
+        await mta.play(say.mail());
+        mta.send(say.eob());
+        await clock.pass(300);
+        t.match(await mta.reply(), { type: answer });
+        t.same(await mta.play(say.mail()), ['tempFail']);
+      },
+    );
+  }
+
+  await t.test('is not answered where the command is not: the rest hears of it', async (t) => {
+    const { clock, mta, calls } = await start(t, { header: never }, {}, { noReply: ['header'] });
+    await mta.play(say.mail());
+    mta.send(say.header(), say.header());
+    await clock.pass(100);
+    t.same(await mta.play(say.eob()), ['tempFail']);
+    t.same(mta.replies, []);
+    t.same(calls, ['mailFrom', 'header']);
+  });
+
+  await t.test('in a dry run nothing is refused', async (t) => {
+    const { clock, mta, calls } = await start(t, { header: never }, { dryRun: true });
+    await mta.play(say.mail());
+    mta.send(say.header());
+    await clock.pass(100);
+    t.match(await mta.reply(), { type: 'continue' });
+    t.same(await mta.play(say.eob(), say.mail(), say.eob()), ['continue', 'continue', 'continue']);
+    t.same(calls, ['mailFrom', 'header']);
+  });
+
+  await t.test('commands that came meanwhile get their answers behind it, in order', async (t) => {
+    const { clock, mta } = await start(t, { rcpt: never });
+    await mta.play(say.mail());
+    mta.send(say.rcpt(), say.macros('R', {}), say.rcpt(), say.abort(), say.mail(), say.unknown(), say.quit());
+    await clock.pass(100);
+    await mta.closed;
+    t.same(
+      mta.replies.map(({ type }) => type),
+      Array(4).fill('tempFail'),
+    );
+  });
+
+  await t.test('P71 QUIT_NC: the next SMTP session has an object of its own, that works', async (t) => {
+    let first = true;
+    const script: Script = {
+      helo() {
+        if (!first) return undefined;
+        first = false;
+        return never();
+      },
+    };
+    const { clock, mta, calls } = await start(t, script);
+    mta.send(say.helo());
+    await clock.pass(100);
+    mta.send(say.quitNewConnection());
+    t.match(await mta.reply(), { type: 'tempFail' });
+    t.same(await mta.play(say.helo(), say.mail()), ['continue', 'continue']);
+    t.same(calls, ['helo', 'close', 'helo', 'mailFrom']);
+  });
+
+  for (const late of ['resolves', 'rejects'] as const) {
+    await t.test(`detaches the object: its methods throw; that it ${late} later is dropped`, async (t) => {
+      const { promise, open, fail } = gate<'accept'>();
+      const objects: MilterProtocol[] = [];
+      let reason: unknown;
+      const { clock, mta, errors } = await start(t, {
+        eob() {
+          objects.push(this);
+          this.addHeader('X', 'y');
+          this.signal.addEventListener('abort', () => (reason = this.signal.reason));
+          return promise;
+        },
+      });
+      await mta.play(say.mail());
+      mta.send(say.eob());
+      await clock.pass(300);
+      t.match(await mta.reply(), { type: 'tempFail' }, 'without the edits');
+      t.match(reason, { code: 'ERR_MILTER_DEADLINE' });
+      const it = objects[0] as MilterProtocol;
+      for (const [name, method] of [
+        ['addHeader', () => it.addHeader('X', 'y')],
+        ['setReply', () => it.setReply(550, '', 'no')],
+        ['skip', () => it.skip()],
+        ['progress', () => it.progress()],
+        ['macro', () => it.macro('i')],
+      ] as const) {
+        t.throws(method, {
+          code: 'ERR_MILTER_DETACHED',
+          message: `${name}(): the session has given up on this object`,
+        });
+      }
+      if (late === 'resolves') open('accept');
+      else fail(new Error('late'));
+      await settled();
+      t.same(await mta.play(say.mail()), ['tempFail']);
+      t.same(mta.replies, []);
+      t.equal(errors.length, 1);
+    });
+  }
+
+  await t.test('is put off by nothing that comes: only the callback counts', async (t) => {
+    const { clock, mta } = await start(t, { rcpt: never });
+    await mta.play(say.mail());
+    mta.send(say.rcpt());
+    await clock.pass(60);
+    mta.send(say.rcpt());
+    await clock.pass(40);
+    t.match(await mta.reply(), { type: 'tempFail' });
+  });
+});
+
+t.test('abort() and close()', async (t) => {
+  await t.test('an abort() that hangs has the time of a callback; then its object is given up', async (t) => {
+    const objects: MilterProtocol[] = [];
+    const abort = function (this: MilterProtocol): Promise<void> {
+      objects.push(this);
+      return never();
+    };
+    const { clock, mta, calls, errors } = await start(t, { abort });
+    await mta.play(say.mail());
+    mta.send(say.abort(), say.mail());
+    await clock.pass(99);
+    t.same(mta.replies, []);
+    await clock.pass(1);
+    t.match(await mta.reply(), { type: 'tempFail' });
+    t.match(errors, [{ code: 'ERR_MILTER_DEADLINE', stage: 'abort', message: 'abort() did not end within 100 ms' }]);
+    t.throws(() => objects[0]?.macro('i'), { code: 'ERR_MILTER_DETACHED' });
+    t.same(await mta.play(say.eob(), say.helo(), say.mail()), Array(3).fill('tempFail'));
+    mta.send(say.abort(), say.quit());
+    await mta.closed;
+    t.same(calls, ['mailFrom', 'abort true', 'close']);
+  });
+
+  for (const late of ['resolves', 'rejects'] as const) {
+    await t.test(`a close() that hangs does not hold the connection; that it ${late} later is dropped`, async (t) => {
+      const { promise, open, fail } = gate();
+      const { clock, mta, calls, errors } = await start(t, { close: () => promise });
+      mta.send(say.quit());
+      await clock.pass(100);
+      t.equal(await mta.closed, undefined);
+      if (late === 'resolves') open();
+      else fail(new Error('late'));
+      await settled();
+      t.same(calls, ['close']);
+      t.match(errors, [{ code: 'ERR_MILTER_DEADLINE', stage: 'close' }]);
+      t.equal(errors.length, 1);
+    });
+  }
+
+  await t.test('a close() that hangs at QUIT_NC: the next SMTP session begins when it has had its time', async (t) => {
+    const { clock, mta, calls } = await start(t, { close: never });
+    mta.send(say.quitNewConnection(), say.connect());
+    await clock.pass(99);
+    t.same(calls, ['close']);
+    await clock.pass(1);
+    t.match(await mta.reply(), { type: 'continue' });
+    t.same(calls, ['close', 'connect']);
+  });
+});
+
+t.test('silence', async (t) => {
+  await t.test('P79 nothing comes for too long: abort(), close(), the connection ends', async (t) => {
+    const { clock, mta, calls } = await start(t, {}, { idleTimeout: 1000 });
+    await clock.pass(900);
+    await mta.play(say.mail());
+    await clock.pass(999);
+    t.same(calls, ['mailFrom'], 'each command puts it off');
+    await clock.pass(1);
+    const message = 'Nothing came from the mail server within 1000 ms';
+    t.match(await mta.closed, { code: 'ERR_MILTER_TIMEOUT', message });
+    t.same(calls, ['mailFrom', 'abort true', 'close']);
+  });
+
+  await t.test('P79 by default two hours are not too long', async (t) => {
+    const { clock, mta, calls } = await start(t, {});
+    await clock.pass(7_200_000);
+    t.same(await mta.play(say.mail()), ['continue']);
+    await clock.pass(7_209_999);
+    t.same(calls, ['mailFrom']);
+    await clock.pass(1);
+    t.match(await mta.closed, { code: 'ERR_MILTER_TIMEOUT' });
+  });
+
+  await t.test('P79 while a callback is at work, it is the mail server that waits', async (t) => {
+    const { promise, open } = gate();
+    const { clock, mta, errors } = await start(t, { eob: () => promise }, { idleTimeout: 50 });
+    await mta.play(say.mail());
+    mta.send(say.eob());
+    await clock.pass(140);
+    open();
+    t.match(await mta.reply(), { type: 'continue' });
+    t.same(errors, []);
+    await clock.pass(50);
+    t.match(await mta.closed, { code: 'ERR_MILTER_TIMEOUT' });
+  });
+});
+
+t.test('a factory that closes', async (t) => {
+  const begin = (script: Script = {}, options: SessionOptions = {}) => {
+    const { MyMilter, calls } = milter({ ...each(STAGES), ...script });
+    const bare = bareSession(MyMilter, options);
+    bare.session.receive(OFFER);
+    bare.replies.length = 0;
+    const say = (...commands: Command[]): void => commands.forEach((command) => bare.session.receive(command));
+    return { ...bare, calls, say };
+  };
+  const CLOSED = { type: 'replyCode', text: '421 4.3.2 Service not available, closing transmission channel' };
+
+  for (const bareReplies of [false, true]) {
+    await t.test(
+      `P142 a message in progress is finished, a new one is sent away${bareReplies ? ', in words also with bareReplies' : ''}`,
+      async (t) => {
+        const { session, replies, calls, say: send } = begin({}, { bareReplies });
+        send(say.connect(), say.mail());
+        session.drain();
+        send(say.rcpt(), say.eob(), say.helo());
+        t.same(replies.splice(0), times(5, { type: 'continue' }));
+        send(say.mail(), say.rcpt(), say.helo(), say.mail());
+        t.same(replies, times(4, CLOSED));
+        t.same(calls, ['connect', 'mailFrom', 'rcpt', 'eob', 'helo']);
+      },
+    );
+  }
+
+  await t.test('P142 destroy() while a callback is at work: refused for now, abort(), close()', async (t) => {
+    const { promise, open } = gate<'accept'>();
+    let signal: AbortSignal | undefined;
+    const {
+      session,
+      replies,
+      calls,
+      closed,
+      errors,
+      say: send,
+    } = begin(
+      {
+        eob() {
+          ({ signal } = this);
+          this.addHeader('X', 'y');
+          return promise;
+        },
+      },
+      { smfifOptions: ALL_ACTIONS },
+    );
+    send(say.mail(), say.eob(), say.mail());
+    session.destroy();
+    t.equal(await closed, undefined);
+    t.match(signal, { aborted: true, reason: { code: 'ERR_MILTER_CLOSING' } });
+    t.same(replies, [{ type: 'continue' }, { type: 'tempFail' }]);
+    t.same(calls, ['mailFrom', 'eob', 'abort true', 'close']);
+    open('accept');
+    await settled();
+    session.destroy();
+    t.same(replies.length, 2);
+    t.same(errors, []);
+  });
+
+  await t.test('P142 destroy() in a dry run refuses nothing; nor does it where nothing is answered', async (t) => {
+    const dry = begin({ eob: never }, { dryRun: true });
+    dry.say(say.mail(), say.eob());
+    dry.session.destroy();
+    t.same(dry.replies, [{ type: 'continue' }, { type: 'continue' }]);
+    await dry.closed;
+
+    const { MyMilter } = milter({ header: never }, { noReply: ['header'] });
+    const quiet = bareSession(MyMilter);
+    quiet.session.receive(OFFER);
+    quiet.session.receive(say.header());
+    quiet.session.destroy();
+    await quiet.closed;
+    t.equal(quiet.replies.length, 1);
+  });
+
+  await t.test('P142 destroy() behind a break that waits for the callback at work: it waits no more', async (t) => {
+    for (const ends of ['lost', 'rubbish'] as const) {
+      const { session, replies, calls, closed, say: send } = begin({ eob: never });
+      send(say.mail(), say.eob());
+      if (ends === 'lost') session.lost(new Error('gone'));
+      else session.feed(Buffer.from('GET / HTTP/1.1'));
+      t.same(calls, ['mailFrom', 'eob']);
+      session.destroy();
+      t.ok(await closed);
+      t.same(calls, ['mailFrom', 'eob', 'abort true', 'close']);
+      t.equal(replies.length, 1, 'nobody waits for an answer');
+    }
+  });
+
+  await t.test('P142 destroy() between messages, and before the offer: close() alone', async (t) => {
+    const { session, calls, closed, say: send } = begin();
+    send(say.mail(), say.eob());
+    session.destroy();
+    t.equal(await closed, undefined);
+    t.same(calls, ['mailFrom', 'eob', 'close']);
+    const { MyMilter, calls: early } = milter();
+    const silent = bareSession(MyMilter);
+    silent.session.destroy();
+    t.equal(await silent.closed, undefined);
+    t.same(early, ['close']);
+  });
+
+  for (const [what, commands] of [
+    ['abort() of an ABORT', [say.abort(), say.mail()]],
+    ['abort() of a MAIL', [say.mail()]],
+    ['abort() of a QUIT_NC', [say.quitNewConnection(), say.connect()]],
+    ['abort() of a QUIT', [say.quit()]],
+  ] as const) {
+    await t.test(`P142 destroy() while ${what} is at work: it is waited for, and close() comes once`, async (t) => {
+      const { promise, open } = gate();
+      const { session, calls, closed, say: send } = begin({ abort: () => promise });
+      send(say.mail(), ...commands);
+      session.destroy();
+      session.destroy();
+      t.same(calls, ['mailFrom', 'abort true']);
+      open();
+      t.equal(await closed, undefined);
+      t.same(calls, ['mailFrom', 'abort true', 'close']);
+    });
+  }
+
+  await t.test('P142 destroy() while close() of a QUIT_NC is at work: nothing follows', async (t) => {
+    const { promise, open } = gate();
+    const { session, calls, closed, say: send } = begin({ close: () => promise });
+    send(say.quitNewConnection(), say.connect());
+    session.destroy();
+    open();
+    t.equal(await closed, undefined);
+    t.same(calls, ['close']);
+  });
+
+  await t.test('P142 a macro that aborts a message, while the session ends, begins no other', async (t) => {
+    const { promise, open } = gate();
+    const { MyMilter, calls } = milter({ eob() {}, abort: () => promise });
+    const { session, closed } = bareSession(MyMilter);
+    session.receive(OFFER);
+    session.receive(say.macros('M', { i: 'one' }));
+    session.receive(say.macros('M', { i: 'two' }));
+    session.destroy();
+    open();
+    await closed;
+    t.same(calls, ['abort true', 'close']);
+  });
+
+  await t.test(
+    'P144 too many connections: negotiated, then every message is sent away, without an object',
+    async (t) => {
+      const { MyMilter, calls } = milter(each(STAGES));
+      const log = memoryLog();
+      const { session, replies, closed } = bareSession(MyMilter, { bareReplies: true, log }, { overloaded: true });
+      session.receive(OFFER);
+      t.match(replies.splice(0), [{ type: 'negotiate', protocol: 0, actions: 0 }]);
+      for (const command of [say.connect(), say.helo(), say.mail(), say.abort(), say.mail()]) session.receive(command);
+      session.receive(say.quitNewConnection());
+      session.receive(say.connect());
+      t.same(replies, times(5, CLOSED));
+      session.receive(say.quit());
+      t.equal(await closed, undefined);
+      t.same([calls, log.lines], [[], []]);
+    },
+  );
+});
