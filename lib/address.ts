@@ -14,7 +14,7 @@ export type SocketAddress =
   | { readonly kind: 'unix'; readonly path: string };
 
 /** What fits into sockaddr_un.sun_path with the NUL behind it; the BSDs have 104. */
-const MAX_PATH = process.platform === 'linux' ? 107 : 103;
+export const MAX_PATH = process.platform === 'linux' ? 107 : 103;
 
 /**
  * Reads a socket string.
@@ -24,7 +24,7 @@ const MAX_PATH = process.platform === 'linux' ? 107 : 103;
 export function parseAddress(text: string, purpose: 'listen' | 'connect' = 'listen'): SocketAddress {
   if (typeof text !== 'string' || text === '')
     throw bad(text, 'it must be a string like inet:8891@127.0.0.1 or unix:/path');
-  const [, keyword, rest] = /^([a-z][a-z0-9+.-]*):(.*)$/is.exec(text) ?? [undefined, '', text.replace(/^:/, '')];
+  const [, keyword, rest] = /^([^:/]*):(.*)$/s.exec(text) ?? [undefined, '', text];
   switch (keyword.toLowerCase()) {
     case '':
     case 'unix':
@@ -42,7 +42,8 @@ export function parseAddress(text: string, purpose: 'listen' | 'connect' = 'list
 /** An address as it is written in Sendmail's configuration and in this library's messages. */
 export function formatAddress(address: SocketAddress): string {
   if (address.kind === 'unix') return `unix:${address.path}`;
-  return `${address.host.includes(':') ? 'inet6' : 'inet'}:${address.port}@${address.host}`;
+  const keyword = address.ipv6Only || address.host.includes(':') ? 'inet6' : 'inet';
+  return `${keyword}:${address.port}@${address.host}`;
 }
 
 /** An address as Postfix's smtpd_milters wants it. */

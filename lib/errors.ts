@@ -18,7 +18,7 @@ export type MilterErrorCode =
   | 'ERR_MILTER_VALUE'
   /** A string with a surrogate that stands for no byte. */
   | 'ERR_MILTER_TEXT'
-  /** A packet at a moment when it cannot come. */
+  /** A packet, or a call of the client's, at a moment when it cannot come. */
   | 'ERR_MILTER_SEQUENCE'
   /** Mail server and milter cannot agree on version or actions. */
   | 'ERR_MILTER_NEGOTIATION'

@@ -142,7 +142,8 @@ export class Exchange {
     try {
       const reply = parseSmtpReply(text);
       const outcome = reply.code < 500 ? 'tempFail' : 'reject';
-      return { outcome, reply, hangUp: reply.code === 421, modifications: [] };
+      const words = stage === 'connect' && !this.#isPostfix ? {} : { reply }; // Sendmail greets with its own
+      return { outcome, ...words, hangUp: reply.code === 421, modifications: [] };
     } catch (error) {
       const { code, message } = error as MilterError;
       throw this.#conversation.fail(stage, code, message, { packet: 'replyCode' });

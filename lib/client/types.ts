@@ -22,7 +22,7 @@ export interface ClientOptions {
    * Which mail server to behave like where they differ. Default 'postfix'. 'sendmail' refuses steps that were not
    * offered, `progress` before the end of the message, and `shutdown`; takes an empty list of macros for none instead of
    * the default; sends no header above the size agreed; sends ABORT only to cut a message short, not after each one;
-   * counts removed headers; lets other edits come between the pieces of a body.
+   * counts removed headers; lets other edits come between the pieces of a body; drops the words of a reply to CONNECT.
    */
   like?: 'postfix' | 'sendmail' | undefined;
   /** Macros for every message; sent before the command of their stage. */

@@ -79,8 +79,9 @@ export function parseSmtpReply(text: string): SmtpReply {
   const lines = raw.map((line, i) => {
     if (!line.startsWith(code)) throw malformed(text, `line ${i + 1} has another code than ${code}`);
     const separator = i < raw.length - 1 ? '-' : ' ';
-    if (line[3] !== separator)
+    if (line[3] !== separator) {
       throw malformed(text, `line ${i + 1} needs ${JSON.stringify(separator)} behind the code`);
+    }
     if (/^\d/.test(line.slice(4)) && line[4] !== code[0]) {
       throw malformed(text, `line ${i + 1} has an enhanced code of another class`);
     }

@@ -117,14 +117,10 @@ export class Codec<U extends PacketBase> {
     }
     const writer = this.#writer;
     writer.open(row.code, row.type, maxPayload);
+    const values = packet as unknown as Readonly<Record<string, unknown>>;
     for (let i = 0; i < row.fields.length; i++) {
       const name = row.names[i] as string;
-      (row.fields[i] as Field<unknown>).write(
-        writer,
-        (packet as unknown as Record<string, unknown>)[name],
-        name,
-        packet,
-      );
+      (row.fields[i] as Field<unknown>).write(writer, values[name], name, packet);
     }
     return writer.close();
   }

@@ -10,7 +10,7 @@ import { connect, type Server } from 'node:net';
 import { dirname, join } from 'node:path';
 import { MilterError } from '../errors.js';
 import { accountId } from './accounts.js';
-import { formatAddress, type SocketAddress } from '../address.js';
+import { formatAddress, MAX_PATH, type SocketAddress } from '../address.js';
 
 export interface ListenOptions {
   /** How many connections may wait to be accepted. */
@@ -57,7 +57,7 @@ async function listenOnPath(server: Server, path: string, options: ListenOptions
   await checkPlace(path);
   const owner = await idOr(-1, 'sockOwner', options.sockOwner, '/etc/passwd');
   const group = await idOr(-1, 'sockGroup', options.sockGroup, '/etc/group');
-  const folder = await mkdtemp(join(dirname(path), '.'));
+  const folder = await ownFolder(path);
   const made = join(folder, 's');
   try {
     await opened(server, { path: made, backlog: options.backlog });
@@ -77,6 +77,18 @@ async function listenOnPath(server: Server, path: string, options: ListenOptions
   } finally {
     await rmdir(folder);
   }
+}
+
+/** A folder beside the socket's place. Its path is longer than the socket's may be, and a longer one would be cut. */
+async function ownFolder(path: string): Promise<string> {
+  const parent = dirname(path);
+  const most = MAX_PATH - '/.XXXXXX/s'.length;
+  const size = Buffer.byteLength(parent);
+  if (size <= most) return mkdtemp(`${parent}/.`);
+  throw new MilterError(
+    'ERR_MILTER_LISTEN',
+    `Cannot listen on unix:${path}: the path of its folder has ${size} bytes; at most ${most} leave room for a Unix socket`,
+  );
 }
 
 async function idOr(none: number, option: string, account: string | number | undefined, file: string): Promise<number> {

@@ -81,14 +81,13 @@ export class Conversation {
   /** ABORT or MAIL: what was said about the last message is past. */
   forgetMessage(): void {
     if (this.#standing?.scope === 'msg') this.#standing = undefined;
-    this.#forgetKept();
   }
 
   /** The message is over. */
   endMessage(): void {
     this.inMessage = false;
     this.bodySkipped = false;
-    this.#forgetKept();
+    if (this.#kept?.scope === 'msg') this.#kept = undefined;
   }
 
   /** QUIT_NC: another SMTP session follows; what was agreed stays. */
@@ -96,10 +95,6 @@ export class Conversation {
     this.#connected = false;
     this.#standing = undefined;
     this.#kept = undefined;
-  }
-
-  #forgetKept(): void {
-    if (this.#kept?.scope === 'msg') this.#kept = undefined;
   }
 
   // ---- verdicts -----------------------------------------------------------------------------------------------------
@@ -119,15 +114,9 @@ export class Conversation {
     this.#kept = { stage, answer, scope: scope === 'all' || scope === 'helo' ? scope : 'msg' };
   }
 
-  /** Whether a kept verdict answers a command: an unknown one is no part of a message. */
-  hasKeptFor(stage: Stage): boolean {
-    return this.#kept !== undefined && (stage !== 'unknown' || this.#kept.scope === 'all');
-  }
-
-  takeKept(): Kept {
-    const kept = this.#kept as Kept;
-    this.#kept = undefined;
-    return kept;
+  /** The kept verdict that a command gets, if it is answered: an unknown one is no part of a message. */
+  keptFor(stage: Stage): Kept | undefined {
+    return stage !== 'unknown' || this.#kept?.scope === 'all' ? this.#kept : undefined;
   }
 
   /**

@@ -347,10 +347,11 @@ export class Session implements RunnerOwner {
     }
     const macros = this.macros.begin(STAGES[stage].letter);
     const standing = this.#talk.standingReply(stage);
+    const kept = this.#talk.keptFor(stage);
     if (standing !== undefined) {
       if (this.#expectsReply(command)) this.#port.reply(standing);
-    } else if (this.#talk.hasKeptFor(stage)) {
-      if (this.#expectsReply(command)) this.#giveKept(stage);
+    } else if (kept !== undefined) {
+      if (this.#expectsReply(command)) this.#answer(kept.stage, stage, kept.answer, kept.scope);
     } else if (this.#talk.wants(stage)) {
       this.#runner.run(command, macros);
     } else if (this.#expectsReply(command)) {
@@ -502,16 +503,10 @@ export class Session implements RunnerOwner {
     this.#answer(stage, stage, answer, scope);
   }
 
-  /** The verdict of an earlier callback, which was not answered, is given now. */
-  #giveKept(at: Stage): void {
-    const { stage, answer, scope } = this.#talk.takeKept();
-    this.#answer(stage, at, answer, scope);
-  }
-
   /**
    * Replies, and draws the consequences.
    * @param stage whose verdict it is
-   * @param at the command that is answered
+   * @param at the command that is answered, maybe a later one
    */
   #answer(stage: Stage, at: Stage, answer: Answer, scope: Scope): void {
     const { verdict, text } = answer;

@@ -162,6 +162,19 @@ t.test('P83 P111 a reply of the milter’s own at HELO is kept with its words', 
   });
 });
 
+t.test('P113 the words of a refusal at CONNECT are kept like Postfix does, dropped like Sendmail does', async (t) => {
+  for (const text of ['554 5.7.1 no', '450 4.7.1 later', '421 4.7.0 go away']) {
+    for (const like of ['postfix', 'sendmail'] as const) {
+      for (const stage of ['connect', 'helo'] as const) {
+        const client = new MilterClient(fakeMilter({ [stage]: packet('y', text) }).stream, { like });
+        t.equal(await client.connect(), text.startsWith('5') ? 'reject' : 'tempFail');
+        const dropped = like === 'sendmail' && stage === 'connect';
+        t.equal((await client.send(mail())).reply?.lines.join(), dropped ? undefined : text.slice(10));
+      }
+    }
+  }
+});
+
 t.test('P111 421 and shutdown end the SMTP session at any stage', async (t) => {
   for (const bytes of [packet('y', '421 4.7.0 go away'), packet('4')]) {
     for (const stage of CONTENT) {

@@ -351,8 +351,8 @@ t.test("it works with what Node has for streams, though it is not an instance of
   const { value } = (await reader.read()) as { value: Uint8Array };
   t.equal(value[4], 'O'.charCodeAt(0));
   await writer.write(encodeCommand(say.quit()));
-  t.match(await reader.read(), { done: true });
   await writer.close();
+  t.match(await reader.read(), { done: true });
   await finished(session);
   t.strictSame(calls, ['close']);
 });
@@ -362,5 +362,4 @@ t.test('bad options are refused at once', async (t) => {
     code: 'ERR_MILTER_OPTION',
     message: 'backlog is no option, got 5',
   });
-  t.throws(() => createSession(MilterProtocol, null as unknown as SessionOptions), { code: 'ERR_MILTER_OPTION' });
 });

@@ -236,6 +236,23 @@ t.test('abort() and close()', async (t) => {
       ]);
     });
   }
+
+  for (const [how, wait] of [
+    ['at once', (): void => {}],
+    ['in time', async (): Promise<void> => {}],
+  ] as const) {
+    await t.test(`behind one that has ended ${how} the object is in no callback`, async (t) => {
+      const objects: MilterProtocol[] = [];
+      const abort = function (this: MilterProtocol): void | Promise<void> {
+        objects.push(this);
+        return wait();
+      };
+      const { mta } = await start({ abort });
+      mta.send(say.abort());
+      await mta.play(say.unknown());
+      t.throws(() => objects[0]?.setReply(550, '', 'no'), { message: /it was called outside every callback$/ });
+    });
+  }
 });
 
 t.test('a constructor that throws', async (t) => {

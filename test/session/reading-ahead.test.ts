@@ -359,6 +359,21 @@ t.test('back-pressure', async (t) => {
     t.same(one.calls, ['mailFrom', 'header', 'body', 'header', 'header']);
   });
 
+  await t.test('the count begins anew when everything that waited is at work', async (t) => {
+    const gates = [gate(), gate()];
+    const opens = gates.map(({ open }) => open);
+    const one = start({ header: () => gates.shift()?.promise });
+    one.feed(say.mail(), say.header());
+    t.ok(one.feed(sized(40 * KIB)));
+    opens[0]?.();
+    await settled();
+    t.ok(one.feed(sized(40 * KIB)));
+    t.notOk(one.feed(sized(40 * KIB)));
+    opens[1]?.();
+    await settled();
+    t.equal(one.replies.length, 5);
+  });
+
   await t.test('replies that nobody takes: no more is read until they are', async (t) => {
     const one = start();
     one.roomy = false;
