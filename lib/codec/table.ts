@@ -89,10 +89,11 @@ export class Codec<U extends PacketBase> {
   read(buffer: Buffer, start: number, end: number, lenient = false): U {
     const row = this.#byCode[buffer[start + 4] as number];
     if (row === undefined) throw unknownCode(buffer, start, end);
+    const packet = new Packet(row.type, buffer, start, end) as unknown as Record<string, unknown>;
+    if (row.fields.length === 0 && end - start === 5) return packet as unknown as U;
     const reader = this.#reader;
     reader.open(buffer, start + 5, end, row.type);
     try {
-      const packet = new Packet(row.type, buffer, start, end) as unknown as Record<string, unknown>;
       for (let i = 0; i < row.fields.length; i++) {
         const name = row.names[i] as string;
         const value = (row.fields[i] as Field<unknown>).read(reader, name, packet);

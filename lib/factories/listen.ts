@@ -28,7 +28,7 @@ export interface Listening {
   /** Where; with the port that was found for port 0. */
   readonly address: SocketAddress;
   /** Removes a Unix socket's file if it is still ours. */
-  release(): Promise<void>;
+  readonly release: () => Promise<void>;
 }
 
 /** @throws MilterError ERR_MILTER_LISTEN, in words; ERR_MILTER_OPTION for an unknown owner or group */
@@ -107,10 +107,8 @@ function opened(server: Server, options: object): Promise<void> {
 
 /** Refuses whatever is at the path, unless it is a socket that nobody listens on. */
 async function checkPlace(path: string): Promise<void> {
-  const there = await lstat(path).catch((error: NodeJS.ErrnoException) => {
-    if (error.code === 'ENOENT') return undefined;
-    throw error;
-  });
+  // Where it cannot be looked at, nothing can be made either: that says why.
+  const there = await lstat(path).catch(() => undefined);
   if (there === undefined) return;
   if (!there.isSocket()) {
     const what = there.isDirectory() ? 'a folder' : there.isSymbolicLink() ? 'a symbolic link' : 'no socket';

@@ -65,8 +65,6 @@ export class Runner {
 
   /** Makes a protocol object. @throws what its constructor throws */
   open(): void {
-    this.#milter = undefined;
-    this.#host = undefined;
     const host = new ProtocolHost(this.#owner);
     this.#milter = this.#class.open(host);
     this.#host = host;

@@ -3,7 +3,7 @@ import { chmod, lstat, readdir, readFile, rename, rm, symlink, writeFile } from 
 import * as fs from 'node:fs/promises';
 import { connect, createServer, type Server } from 'node:net';
 import { networkInterfaces, userInfo } from 'node:os';
-import { once } from 'node:events';
+import { EventEmitter, once } from 'node:events';
 import t, { type Test } from 'tap';
 import { parseAddress } from '../../lib/index.js';
 import type { MilterError } from '../../lib/errors.js';
@@ -133,6 +133,30 @@ t.test('the owner and the group are set, by number and by name', async (t) => {
   }
 });
 
+t.test('an account is looked up by its name; the one alone leaves the other as it is', async (t) => {
+  const accounts = (await readFile('/etc/passwd', 'utf8')).split('\n').map((line) => line.split(':'));
+  const [name, , number] = accounts.find(([, , user, group]) => user !== group) as [string, string, string];
+  const groups = (await readFile('/etc/group', 'utf8')).split('\n').map((line) => line.split(':'));
+  const [groupName, , groupNumber] = groups.at(1) as [string, string, string];
+  for (const [options, expected] of [
+    [{ sockOwner: name }, [Number(number), -1]],
+    [{ sockOwner: 7 }, [7, -1]],
+    [{ sockGroup: groupName }, [-1, Number(groupNumber)]],
+    [{ sockOwner: 0, sockGroup: 8 }, [0, 8]],
+  ] as const) {
+    const given: number[] = [];
+    const { listen } = await watched(t, {
+      chown: async (_path: string, ...ids: number[]) => void given.push(...ids),
+    });
+    const server = createServer();
+    const { release } = await listen(server, parseAddress(`${shortFolder(t)}/a.sock`), { ...DEFAULTS, ...options });
+    t.strictSame(given, expected);
+    t.equal(server.listenerCount('error'), 0, 'errors to come are for somebody else');
+    server.close();
+    await release();
+  }
+});
+
 t.test('the socket can be given to somebody else', { skip: asRoot }, async (t) => {
   const path = `${shortFolder(t)}/a.sock`;
   await listening(t, path, { sockOwner: 65_534, sockGroup: 65_533 });
@@ -168,14 +192,14 @@ async function watched(t: Test, own: Partial<Record<keyof typeof fs, (...args: n
   for (const name of ['mkdtemp', 'chown', 'chmod', 'rename', 'rmdir', 'unlink'] as const) {
     mocks[name] = async (...args: never[]) => {
       calls.push(name);
-      return (own[name] ?? (fs[name] as (...args: never[]) => unknown))(...args);
+      const call = own[name] ?? fs[name];
+      return call(...args);
     };
   }
-  const { listen } = await t.mockImport<typeof import('../../lib/factories/listen.js')>(
-    '../../lib/factories/listen.js',
-    { 'node:fs/promises': mocks },
-  );
-  return { listen, calls };
+  const mocked = await t.mockImport<{ listen: typeof listen }>('../../lib/factories/listen.js', {
+    'node:fs/promises': mocks,
+  });
+  return { listen: mocked.listen, calls };
 }
 
 t.test('P141 owner, group and mode are set before anybody can connect, in a folder of our own', async (t) => {
@@ -257,6 +281,20 @@ t.test('P140 a socket on which somebody listens is refused, and goes on', async 
   });
   t.ok(await answers(`${folder}/a.sock`));
   t.strictSame(await readdir(folder), ['a.sock']);
+});
+
+t.test('P140 only a refused connection proves that nobody listens', async (t) => {
+  const path = `${shortFolder(t)}/a.sock`;
+  await leftOver(path);
+  const denied = (): EventEmitter => {
+    const socket = Object.assign(new EventEmitter(), { destroy: () => {} });
+    process.nextTick(() => socket.emit('error', Object.assign(new Error('denied'), { code: 'EACCES' })));
+    return socket;
+  };
+  const mocked = await t.mockImport<{ listen: typeof listen }>('../../lib/factories/listen.js', {
+    'node:net': { connect: denied },
+  });
+  await t.rejects(mocked.listen(createServer(), parseAddress(path), DEFAULTS), { message: /: another process does$/ });
 });
 
 t.test('a folder that is not there, or is none, is told of', async (t) => {

@@ -13,20 +13,20 @@ class End extends Duplex {
   }
 
   override _write(chunk: Buffer, _encoding: string, done: () => void): void {
-    this.other?.take(chunk, done);
+    this.other?.arrive(chunk, done);
   }
 
   override _final(done: () => void): void {
-    this.other?.take(null, done);
+    this.other?.arrive(null, done);
   }
 
   override _destroy(error: Error | null, done: (error: Error | null) => void): void {
     // As with sockets, the other end learns of it by reading, or by writing.
-    if (this.other?.readableEnded === false) this.other.take(null, () => {});
+    if (this.other?.readableEnded === false) this.other.arrive(null, () => {});
     done(error);
   }
 
-  take(chunk: Buffer | null, taken: () => void): void {
+  arrive(chunk: Buffer | null, taken: () => void): void {
     if (this.destroyed || chunk === null || chunk.length === 0) process.nextTick(taken);
     else this.#taken = taken;
     if (!this.destroyed) this.push(chunk);

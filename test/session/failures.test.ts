@@ -16,6 +16,7 @@ import {
   type Script,
 } from '../helpers/milter.js';
 import { inMemory, message, say, type Mta } from '../helpers/mta.js';
+import { settled } from '../helpers/streams.js';
 
 const COMMANDS: Readonly<Record<Stage, Command>> = {
   connect: say.connect(),
@@ -247,9 +248,11 @@ t.test('abort() and close()', async (t) => {
         objects.push(this);
         return wait();
       };
-      const { mta } = await start({ abort });
+      const { mta } = inMemory(milter({ abort }).MyMilter);
+      await mta.negotiate();
+      await mta.play(say.eob());
       mta.send(say.abort());
-      await mta.play(say.unknown());
+      await settled();
       t.throws(() => objects[0]?.setReply(550, '', 'no'), { message: /it was called outside every callback$/ });
     });
   }
