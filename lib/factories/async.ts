@@ -2,8 +2,8 @@
 import type { Socket } from 'node:net';
 import { MilterError } from '../errors.js';
 import type { ProtocolClass } from '../session/protocol.js';
-import { serve } from './connection.js';
-import { Factory, type Served } from './factory.js';
+import { serve, type Served } from './connection.js';
+import { Factory } from './factory.js';
 import type { FactoryOptions } from './options.js';
 
 /**

@@ -9,6 +9,14 @@ import { Output } from '../session/output.js';
 import type { SessionExtras } from '../session/port.js';
 import { Session } from '../session/session.js';
 
+/** A connection that is served. */
+export interface Served {
+  /** Finish the message in progress, refuse the next one for now. */
+  drain(): void;
+  /** End at once. */
+  destroy(): void;
+}
+
 export interface ConnectionEvents {
   /** A failure that the session has survived, or its last one. */
   report(error: MilterError): void;
@@ -16,13 +24,13 @@ export interface ConnectionEvents {
   closed(): void;
 }
 
-/** Serves one connection; the session is returned for drain() and destroy(). */
+/** Serves one connection. */
 export function serve(
   socket: Socket,
   milterClass: MilterClass,
   extras: SessionExtras,
   events: ConnectionEvents,
-): Session {
+): Served {
   const output = new Output();
   const write = (bytes: Buffer): boolean => socket.write(bytes);
   let sessionOver = false;
@@ -31,7 +39,7 @@ export function serve(
     milterClass,
     {
       reply: (reply) => output.reply(reply),
-      flush: () => socket.destroyed || output.flush(write),
+      flush: () => output.flush(write),
       agreed(maxPayload) {
         output.maxPayload = maxPayload;
       },
@@ -55,9 +63,16 @@ export function serve(
   socket.on('end', () => session.end());
   socket.on('error', (error) => session.lost(error));
   socket.on('close', () => {
-    socketOver = true;
     session.lost(new Error('the socket was closed'));
+    socketOver = true;
     if (sessionOver) events.closed();
   });
-  return session;
+  return {
+    drain: () => session.drain(),
+    destroy() {
+      session.destroy();
+      // What the system has not taken by now is given up: the client may never read it.
+      if (socket.writableLength > 0) socket.destroy();
+    },
+  };
 }

@@ -6,18 +6,11 @@ import { MilterError } from '../errors.js';
 import { MilterClass } from '../session/milter-class.js';
 import type { ProtocolClass } from '../session/protocol.js';
 import { formatAddress, parseAddress, type SocketAddress } from '../address.js';
+import type { Served } from './connection.js';
 import { listen, type Listening } from './listen.js';
 import { factoryOptions, type CheckedFactoryOptions } from './options.js';
 
 const debug = createDebug('milter:factory');
-
-/** A connection that is served. */
-export interface Served {
-  /** Finish the message in progress, refuse the next one for now. */
-  drain(): void;
-  /** End at once. */
-  destroy(): void;
-}
 
 /** The events of a factory, with their arguments. */
 export interface FactoryEvents {
@@ -75,17 +68,17 @@ export abstract class Factory extends EventEmitter<FactoryEvents> {
    *   close(); what `static setup()` throws, as the cause of ERR_MILTER_CALLBACK
    */
   run(): Promise<void> {
+    if (this.#closing !== undefined || this.options.signal?.aborted === true) {
+      return Promise.reject(new MilterError('ERR_MILTER_CLOSING', 'The factory is closed'));
+    }
     return (this.#running ??= this.#run());
   }
 
   async #run(): Promise<void> {
-    const { signal, listen: listenOptions } = this.options;
-    if (this.#closing !== undefined || signal?.aborted === true) {
-      throw new MilterError('ERR_MILTER_CLOSING', 'The factory was closed before it ran');
-    }
+    this.options.signal?.addEventListener('abort', this.#onAbort, { once: true });
     await this.start();
     try {
-      this.#listening = await listen(this.#server, this.#address, listenOptions);
+      this.#listening = await listen(this.#server, this.#address, this.options.listen);
     } catch (error) {
       await this.stop();
       throw error;
@@ -94,7 +87,6 @@ export abstract class Factory extends EventEmitter<FactoryEvents> {
     this.#server.on('error', (cause) => {
       this.report(new MilterError('ERR_MILTER_LISTEN', `Cannot accept a connection: ${cause.message}`, { cause }));
     });
-    signal?.addEventListener('abort', this.#onAbort, { once: true });
     debug('listening on %s', formatAddress(this.#listening.address));
     this.emit('listening', this.#listening.address);
   }
@@ -118,12 +110,12 @@ export abstract class Factory extends EventEmitter<FactoryEvents> {
 
   async #close(): Promise<void> {
     this.options.signal?.removeEventListener('abort', this.#onAbort);
+    if (this.#running === undefined) return;
     try {
       await this.#running;
     } catch {
       return; // run() has failed, and its caller knows
     }
-    if (this.#running === undefined) return;
     this.#server.close();
     await this.#listening?.release();
     this.#listening = undefined;
@@ -155,7 +147,7 @@ export abstract class Factory extends EventEmitter<FactoryEvents> {
   #serve(socket: Socket, overloaded: boolean): void {
     const served = this.serve(socket, overloaded, () => {
       this.#served.delete(served);
-      const next = this.#served.size < this.options.maxConnections ? this.#waiting.shift() : undefined;
+      const next = this.#waiting.shift();
       if (next !== undefined) this.#serve(next, false);
       if (this.#served.size === 0) this.#emptied?.();
     });

@@ -172,9 +172,7 @@ export class Runner {
     this.#endTurn();
     this.cancelDelivery();
     this.discardEdits();
-    const host = this.#host as ProtocolHost;
-    host.stage = undefined;
-    host.detached = true;
+    (this.#host as ProtocolHost).detached = true;
   }
 
   // ---- edits --------------------------------------------------------------------------------------------------------

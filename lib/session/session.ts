@@ -106,7 +106,7 @@ export class Session implements RunnerOwner {
     try {
       this.#parser.parse(chunk, this);
     } catch (error) {
-      this.#fail(error);
+      if (!this.#over) this.#fail(error); // what follows a QUIT is nobody's
     }
     return this.#goOn(ahead, chunk.length);
   }

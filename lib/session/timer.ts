@@ -6,7 +6,7 @@ export class Timer {
   readonly #fire: () => void;
   #timeout: NodeJS.Timeout | undefined;
   #limit = 0;
-  #since = 0;
+  #touched = 0;
 
   constructor(fire: () => void) {
     this.#fire = fire;
@@ -16,23 +16,21 @@ export class Timer {
   start(limit: number): void {
     this.stop();
     this.#limit = limit;
-    this.#since = performance.now();
     this.#arm(limit);
   }
 
   /** The time starts anew. */
   touch(): void {
-    this.#since = performance.now();
+    this.#touched = performance.now();
   }
 
   stop(): void {
     clearTimeout(this.#timeout);
-    this.#timeout = undefined;
   }
 
   #arm(ms: number): void {
     this.#timeout = setTimeout(() => {
-      const left = this.#since + this.#limit - performance.now();
+      const left = this.#touched + this.#limit - performance.now();
       if (left > 1) this.#arm(left);
       else this.#fire();
     }, ms).unref();

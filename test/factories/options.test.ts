@@ -50,7 +50,7 @@ t.test('the documented arguments, and options in the third or fourth place, mean
 
 t.test('how many connections may wait is what the system is told', async (t) => {
   const backlogs: unknown[] = [];
-  const { listen } = Server.prototype;
+  const listen = Reflect.get(Server.prototype, 'listen') as (...args: unknown[]) => Server;
   t.intercept(Server.prototype, 'listen', {
     value(this: Server, options: { backlog: number }, done: () => void) {
       backlogs.push(options.backlog);

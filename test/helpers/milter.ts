@@ -1,4 +1,5 @@
 /** Milters for tests, made of the callbacks that a test cares for; and a session without a stream around it. */
+import type { Test } from 'tap';
 import type { Reply } from '../../lib/codec/index.js';
 import type { MilterError } from '../../lib/errors.js';
 import {
@@ -157,4 +158,10 @@ export function unlookable(): unknown {
 /** A value, so many times. */
 export function times<T>(count: number, value: T): T[] {
   return Array.from({ length: count }, () => value);
+}
+
+/** As many as there are patterns, each as its pattern says: t.match() alone lets there be more. */
+export function matchAll(t: Test, found: readonly unknown[], patterns: readonly unknown[]): void {
+  t.match(found, patterns);
+  t.equal(found.length, patterns.length, 'and no others');
 }

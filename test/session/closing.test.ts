@@ -132,6 +132,21 @@ t.test('a factory that closes', async (t) => {
     });
   }
 
+  await t.test(
+    'P145 a connection that breaks behind QUIT, while close() is at work, is none the worse for it',
+    async (t) => {
+      const { promise, open } = gate();
+      const { session, calls, closed, errors, say: send } = begin({ close: () => promise });
+      send(say.quit());
+      session.lost(new Error('read ECONNRESET'));
+      session.end();
+      open();
+      t.equal(await closed, undefined);
+      t.same(calls, ['close']);
+      t.same(errors, []);
+    },
+  );
+
   await t.test('P142 destroy() while close() of a QUIT_NC is at work: nothing follows', async (t) => {
     const { promise, open } = gate();
     const { session, calls, closed, say: send } = begin({ close: () => promise });

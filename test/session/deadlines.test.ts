@@ -1,21 +1,13 @@
 // Callbacks that take too long, and connections on which nothing comes.
+import { Readable } from 'node:stream';
 import t from 'tap';
 import type { Command } from '../../lib/codec/index.js';
 import type { MilterError } from '../../lib/errors.js';
 import type { ErrorPolicy, MilterProtocol, SessionOptions, Stage } from '../../lib/index.js';
+import { Timer } from '../../lib/session/timer.js';
 import { stopClock, type Clock } from '../helpers/clock.js';
-import {
-  bareSession,
-  each,
-  gate,
-  memoryLog,
-  milter,
-  STAGES,
-  times,
-  type Script,
-  type Statics,
-} from '../helpers/milter.js';
-import { ALL_ACTIONS, ALL_STEPS, inMemory, say, type Mta } from '../helpers/mta.js';
+import { bareSession, each, gate, matchAll, milter, STAGES, type Script, type Statics } from '../helpers/milter.js';
+import { ALL_ACTIONS, inMemory, say, type Mta } from '../helpers/mta.js';
 import { settled } from '../helpers/streams.js';
 
 const COMMANDS: Readonly<Record<Stage, Command>> = {
@@ -30,8 +22,6 @@ const COMMANDS: Readonly<Record<Stage, Command>> = {
   eob: say.eob(),
   unknown: say.unknown(),
 };
-const OFFER: Command = { type: 'negotiate', version: 6, actions: ALL_ACTIONS, protocol: ALL_STEPS };
-
 interface Started {
   readonly clock: Clock;
   readonly mta: Mta;
@@ -56,6 +46,12 @@ async function start(
 
 const never = (): Promise<void> => new Promise(() => {});
 
+async function* failing(): AsyncGenerator<Buffer> {
+  yield Buffer.alloc(1000);
+  await Promise.resolve();
+  throw new Error('boom');
+}
+
 t.test('a deadline', async (t) => {
   for (const stage of STAGES) {
     await t.test(`passes in ${stage}(): a temporary failure then, and for the rest of the SMTP session`, async (t) => {
@@ -63,13 +59,14 @@ t.test('a deadline', async (t) => {
       const inside = STAGES.indexOf(stage) > 2 && stage !== 'unknown';
       if (inside) await mta.play(say.mail());
       const limit = stage === 'eob' ? 300 : 100;
+      await clock.pass(50);
       mta.send(COMMANDS[stage]);
       await clock.pass(limit - 1);
       t.same(mta.replies, []);
       await clock.pass(1);
       t.match(await mta.reply(), { type: 'tempFail' });
       const message = `${stage}() did not end within ${limit} ms`;
-      t.match(errors, [{ code: 'ERR_MILTER_DEADLINE', stage, message }]);
+      matchAll(t, errors, [{ code: 'ERR_MILTER_DEADLINE', stage, message }]);
       calls.length = 0;
       const rest = [say.rcpt(), say.eob(), say.mail(), say.rcpt(), say.eob(), say.helo(), say.unknown(), say.mail()];
       t.same(await mta.play(...rest), Array(rest.length).fill('tempFail'));
@@ -191,6 +188,61 @@ t.test('a deadline', async (t) => {
     });
   }
 
+  await t.test('does not pass behind a callback that has ended in time', async (t) => {
+    const { promise, open, fail } = gate();
+    const { clock, mta, errors } = await start(t, { rcpt: () => promise, eob: async () => {} });
+    await mta.play(say.mail());
+    mta.send(say.rcpt());
+    await clock.pass(99);
+    open();
+    t.match(await mta.reply(), { type: 'continue' });
+    t.match(await mta.ask(say.eob()), { type: 'continue' });
+    fail(new Error('too late to be heard'));
+    await clock.pass(1000);
+    t.same(await mta.play(say.mail()), ['continue']);
+    t.same(errors, []);
+  });
+
+  await t.test('lets go of a new body that is not needed any more', async (t) => {
+    const body = new Readable({ read() {} });
+    const { clock, mta } = await start(t, {
+      eob() {
+        this.replBody(body);
+        return never();
+      },
+    });
+    await mta.play(say.mail());
+    mta.send(say.eob());
+    await clock.pass(300);
+    t.match(await mta.reply(), { type: 'tempFail' });
+    t.ok(body.destroyed);
+  });
+
+  for (const [what, body] of [
+    ['was written', Readable.from([Buffer.alloc(1000)])],
+    ['failed half-way', Readable.from(failing())],
+  ] as const) {
+    await t.test(`knows nothing of the body of an earlier message that ${what}`, async (t) => {
+      let first = true;
+      const script: Script = {
+        eob() {
+          if (!first) return never();
+          first = false;
+          this.replBody(body, { stream: true });
+          return undefined;
+        },
+      };
+      const { clock, mta } = await start(t, script, { errorPolicy: 'accept' });
+      await mta.play(say.mail());
+      t.match(await mta.ask(say.eob()), { type: 'replBody' });
+      t.match(await mta.reply(), { type: what === 'was written' ? 'continue' : 'tempFail' });
+      await mta.play(say.mail());
+      mta.send(say.eob());
+      await clock.pass(300);
+      t.match(await mta.reply(), { type: 'accept' }, 'as the error policy says');
+    });
+  }
+
   await t.test('is put off by nothing that comes: only the callback counts', async (t) => {
     const { clock, mta } = await start(t, { rcpt: never });
     await mta.play(say.mail());
@@ -199,6 +251,52 @@ t.test('a deadline', async (t) => {
     mta.send(say.rcpt());
     await clock.pass(40);
     t.match(await mta.reply(), { type: 'tempFail' });
+  });
+});
+
+t.test('a timer', async (t) => {
+  const begin = (t: Parameters<typeof stopClock>[0]): { clock: Clock; timer: Timer; fired: () => number } => {
+    let count = 0;
+    return { clock: stopClock(t), timer: new Timer(() => count++), fired: () => count };
+  };
+
+  await t.test('fires once, when its time is over, and when it is started again', async (t) => {
+    const { clock, timer, fired } = begin(t);
+    timer.start(100);
+    await clock.pass(60);
+    timer.start(100);
+    await clock.pass(99);
+    t.equal(fired(), 0);
+    await clock.pass(1);
+    t.equal(fired(), 1);
+    await clock.pass(1000);
+    t.equal(fired(), 1);
+    timer.start(50);
+    await clock.pass(50);
+    t.equal(fired(), 2);
+  });
+
+  await t.test('is put off by a touch, as often as it is touched', async (t) => {
+    const { clock, timer, fired } = begin(t);
+    timer.start(100);
+    for (let i = 0; i < 5; i++) {
+      await clock.pass(60);
+      timer.touch();
+    }
+    await clock.pass(99);
+    t.equal(fired(), 0);
+    await clock.pass(1);
+    t.equal(fired(), 1);
+  });
+
+  await t.test('does not fire when it is stopped, nor does a touch wake it', async (t) => {
+    const { clock, timer, fired } = begin(t);
+    timer.stop();
+    timer.start(100);
+    timer.stop();
+    timer.touch();
+    await clock.pass(1000);
+    t.equal(fired(), 0);
   });
 });
 
@@ -216,7 +314,9 @@ t.test('abort() and close()', async (t) => {
     t.same(mta.replies, []);
     await clock.pass(1);
     t.match(await mta.reply(), { type: 'tempFail' });
-    t.match(errors, [{ code: 'ERR_MILTER_DEADLINE', stage: 'abort', message: 'abort() did not end within 100 ms' }]);
+    matchAll(t, errors, [
+      { code: 'ERR_MILTER_DEADLINE', stage: 'abort', message: 'abort() did not end within 100 ms' },
+    ]);
     t.throws(() => objects[0]?.macro('i'), { code: 'ERR_MILTER_DETACHED' });
     t.same(await mta.play(say.eob(), say.helo(), say.mail()), Array(3).fill('tempFail'));
     mta.send(say.abort(), say.quit());
@@ -235,7 +335,7 @@ t.test('abort() and close()', async (t) => {
       else fail(new Error('late'));
       await settled();
       t.same(calls, ['close']);
-      t.match(errors, [{ code: 'ERR_MILTER_DEADLINE', stage: 'close' }]);
+      matchAll(t, errors, [{ code: 'ERR_MILTER_DEADLINE', stage: 'close' }]);
       t.equal(errors.length, 1);
     });
   }
@@ -262,6 +362,19 @@ t.test('silence', async (t) => {
     const message = 'Nothing came from the mail server within 1000 ms';
     t.match(await mta.closed, { code: 'ERR_MILTER_TIMEOUT', message });
     t.same(calls, ['mailFrom', 'abort true', 'close']);
+  });
+
+  await t.test('P79 objects put it off as bytes do', async (t) => {
+    const clock = stopClock(t);
+    const { MyMilter } = milter(each(STAGES));
+    const { session, errors } = bareSession(MyMilter, { idleTimeout: 1000 });
+    session.receive({ type: 'negotiate', version: 6, actions: 0, protocol: 0 });
+    await clock.pass(900);
+    session.receive(say.mail());
+    await clock.pass(999);
+    t.same(errors, []);
+    await clock.pass(1);
+    matchAll(t, errors, [{ code: 'ERR_MILTER_TIMEOUT' }]);
   });
 
   await t.test('P79 by default two hours are not too long', async (t) => {

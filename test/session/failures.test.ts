@@ -9,6 +9,7 @@ import {
   each,
   gate,
   memoryLog,
+  matchAll,
   milter,
   STAGES,
   thenable,
@@ -68,9 +69,9 @@ t.test('the error policy', async (t) => {
           const inside = STAGES.indexOf(stage) > 2 && stage !== 'unknown';
           if (inside) await mta.play(say.mail());
           t.match(await mta.ask(COMMANDS[stage]), { type: expected });
-          t.match(errors, [{ code: 'ERR_MILTER_CALLBACK', stage, message: `${stage}() failed: boom` }]);
+          matchAll(t, errors, [{ code: 'ERR_MILTER_CALLBACK', stage, message: `${stage}() failed: boom` }]);
           t.match(errors[0]?.cause, { message: 'boom' });
-          t.match(log.lines, [
+          matchAll(t, log.lines, [
             { level: 'error', message: `${stage}() failed: boom`, details: { code: 'ERR_MILTER_CALLBACK' } },
           ]);
           t.same(calls, [...(inside ? ['mailFrom'] : []), stage]);
@@ -112,7 +113,7 @@ t.test('the error policy', async (t) => {
     await t.test(`a function that ${what} is reported and taken for tempfail`, async (t) => {
       const { mta, errors } = await start({ helo: boom }, { errorPolicy: policy as ErrorPolicy });
       t.match(await mta.ask(say.helo()), { type: 'tempFail' });
-      t.match(errors, [
+      matchAll(t, errors, [
         { code: 'ERR_MILTER_CALLBACK', stage: 'helo' },
         { code, stage: 'helo' },
       ]);
@@ -121,13 +122,16 @@ t.test('the error policy', async (t) => {
   }
 
   await t.test('edits that were made before the failure are not sent, also where it lets pass', async (t) => {
+    const objects: MilterProtocol[] = [];
     const eob = function (this: MilterProtocol): void {
+      objects.push(this);
       this.addHeader('X', 'y');
       boom();
     };
     const { mta } = await start({ eob }, { errorPolicy: 'accept' });
     t.match(await mta.ask(say.mail()), { type: 'continue' });
     t.match(await mta.ask(say.eob()), { type: 'accept' });
+    t.throws(() => objects[0]?.addHeader('X', 'y'), { message: /called outside every callback$/ }, 'it has ended');
   });
 });
 
@@ -152,7 +156,7 @@ t.test('what a callback throws', async (t) => {
         const { mta, errors } = await start({ eob });
         await mta.play(say.mail());
         t.match(await mta.ask(say.eob()), { type: 'tempFail' });
-        t.match(errors, [{ code: 'ERR_MILTER_CALLBACK', stage: 'eob', message: says }]);
+        matchAll(t, errors, [{ code: 'ERR_MILTER_CALLBACK', stage: 'eob', message: says }]);
         t.equal(errors[0]?.cause, thrown);
       }
     });
@@ -230,7 +234,7 @@ t.test('abort() and close()', async (t) => {
       mta.send(say.quit());
       t.equal(await mta.closed, undefined);
       t.same(calls, ['mailFrom', 'abort true', 'mailFrom', 'eob', 'close', 'connect', 'close']);
-      t.match(errors, [
+      matchAll(t, errors, [
         { code: 'ERR_MILTER_CALLBACK', stage: 'abort', message: 'abort() failed: boom' },
         { code: 'ERR_MILTER_CALLBACK', stage: 'close', message: 'close() failed: boom' },
         { code: 'ERR_MILTER_CALLBACK', stage: 'close' },
@@ -282,7 +286,7 @@ t.test('a constructor that throws', async (t) => {
       }
       const { mta, errors } = inMemory(Fragile, { errorPolicy });
       t.match(await mta.negotiate(), { type: 'negotiate', actions: 0, protocol: 0 });
-      t.match(errors, [{ code: 'ERR_MILTER_CALLBACK', stage: 'connect', message: 'The constructor failed: boom' }]);
+      matchAll(t, errors, [{ code: 'ERR_MILTER_CALLBACK', stage: 'connect', message: 'The constructor failed: boom' }]);
       const commands = [say.connect(), say.helo(), ...message(), say.unknown(), say.mail()];
       t.same(await mta.play(...commands), Array(commands.length).fill(answer));
       mta.send(say.abort());
@@ -317,8 +321,8 @@ t.test('what a mail server breaks', async (t) => {
       await mta.play(say.connect(), say.mail());
       mta.bytes(Buffer.concat([bytes, packet('N')]));
       t.match(await mta.closed, { code });
-      t.match(errors, [{ code }]);
-      t.match(log.lines, [{ level: 'error', details: { code } }]);
+      matchAll(t, errors, [{ code }]);
+      matchAll(t, log.lines, [{ level: 'error', details: { code } }]);
       t.same(calls, ['connect', 'mailFrom', 'abort true', 'close']);
       t.same(mta.replies, []);
     });
@@ -342,10 +346,29 @@ t.test('what a mail server breaks', async (t) => {
       mta.send(say.eob());
       open();
       t.match(await mta.closed, { code });
-      t.match(errors, [{ code }]);
+      matchAll(t, errors, [{ code }]);
       t.same(calls, ['connect', 'mailFrom', 'header', 'abort true', 'close']);
     });
   }
+
+  await t.test("what comes behind the break, while a callback is at work, is nobody's: nor is the end", async (t) => {
+    const { promise, open } = gate();
+    const { MyMilter, calls } = milter({ ...each(STAGES), header: () => promise });
+    const { session, replies, errors, closed } = bareSession(MyMilter);
+    session.feed(packet('O', u32(6), u32(0), u32(0)));
+    session.feed(Buffer.concat([packet('M', '<>'), packet('L', 'X', 'y')]));
+    session.feed(u32(0));
+    t.ok(session.feed(Buffer.from('GET / HTTP/1.1')) && session.receive(say.eob()));
+    session.end();
+    session.lost(new Error('gone'));
+    session.sendProgress();
+    matchAll(t, errors, [{ code: 'ERR_MILTER_EMPTY_PACKET' }]);
+    open();
+    t.match(await closed, { code: 'ERR_MILTER_EMPTY_PACKET' });
+    t.equal(errors.length, 1);
+    t.equal(replies.length, 2);
+    t.same(calls, ['mailFrom', 'header', 'abort true', 'close']);
+  });
 
   await t.test('commands before the break are answered, those behind it are not heard', async (t) => {
     const { MyMilter, calls } = milter(each(STAGES));

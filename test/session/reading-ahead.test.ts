@@ -1,7 +1,6 @@
 // What comes while a callback is at work: how far it is read, and in which order it is answered.
 import t from 'tap';
 import { encodeCommand, type Command } from '../../lib/codec/index.js';
-import type { MilterProtocol } from '../../lib/index.js';
 import { cut } from '../helpers/bytes.js';
 import { settled } from '../helpers/streams.js';
 import { bareSession, each, gate, milter, STAGES, times, type BareSession, type Script } from '../helpers/milter.js';
@@ -31,8 +30,6 @@ function start(script: Script = {}, statics: object = {}): Started {
   bare.replies.length = 0;
   return Object.assign(bare, { calls, feed });
 }
-
-const types = ({ replies }: BareSession): string[] => replies.map(({ type }) => type);
 
 t.test('order', async (t) => {
   for (const size of [1, 7, 1_000_000]) {

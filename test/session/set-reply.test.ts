@@ -4,7 +4,7 @@ import type { Command } from '../../lib/codec/index.js';
 import type { MilterError } from '../../lib/errors.js';
 import { MilterProtocol, type SessionOptions, type Stage, type Verdict } from '../../lib/index.js';
 import { packet } from '../helpers/bytes.js';
-import { each, memoryLog, milter, STAGES, times, type Script } from '../helpers/milter.js';
+import { each, memoryLog, matchAll, milter, STAGES, times, type Script } from '../helpers/milter.js';
 import { inMemory, say, type Mta } from '../helpers/mta.js';
 
 type Arguments = Parameters<MilterProtocol['setReply']>;
@@ -229,7 +229,7 @@ t.test('what it refuses', async (t) => {
         },
       });
       t.same(await mta.play(say.mail(), say.eob()), ['continue', 'tempFail'], 'caught, nothing is said by it');
-      t.match([...thrown, ...errors], times(2, { code: 'ERR_MILTER_ARGUMENT', message }));
+      matchAll(t, [...thrown, ...errors], times(2, { code: 'ERR_MILTER_ARGUMENT', message }));
     });
   }
 });
@@ -248,7 +248,7 @@ t.test('where it does not work', async (t) => {
     await mta.closed;
     const says = (stage: string): string =>
       `setReply() works in a callback that is answered; it was called in ${stage}()`;
-    t.match(errors, [
+    matchAll(t, errors, [
       { code: 'ERR_MILTER_WRONG_STAGE', stage: 'abort', message: says('abort') },
       { code: 'ERR_MILTER_WRONG_STAGE', stage: 'close', message: says('close') },
     ]);
@@ -278,7 +278,7 @@ t.test('where it does not work', async (t) => {
     t.same(await mta.play(say.eob()), ['continue']);
     late();
     const message = 'setReply() works in a callback that is answered; it was called outside every callback';
-    t.match(caught, [
+    matchAll(t, caught, [
       { code: 'ERR_MILTER_WRONG_STAGE', stage: undefined, message },
       { code: 'ERR_MILTER_WRONG_STAGE', stage: undefined, message },
     ]);

@@ -4,7 +4,7 @@ import type { Command } from '../../lib/codec/index.js';
 import type { MilterError } from '../../lib/errors.js';
 import type { SessionOptions, Stage, Verdict } from '../../lib/index.js';
 import { packet } from '../helpers/bytes.js';
-import { each, milter, STAGES, type Script } from '../helpers/milter.js';
+import { each, matchAll, milter, STAGES, type Script } from '../helpers/milter.js';
 import { inMemory, say, type Mta } from '../helpers/mta.js';
 
 const VERDICTS = ['continue', 'accept', 'reject', 'tempFail', 'discard', 'skip', 'connFail', 'shutdown'] as const;
@@ -172,7 +172,7 @@ t.test('what is no verdict', async (t) => {
       for (const wrapped of [() => nonsense, async () => nonsense]) {
         const { mta, errors } = await start({ eob: wrapped });
         t.match(await mta.ask(say.eob()), { type: 'tempFail' });
-        t.match(errors, [{ code: 'ERR_MILTER_VERDICT', message: /^eob\(\) returned .*, which is no verdict$/ }]);
+        matchAll(t, errors, [{ code: 'ERR_MILTER_VERDICT', message: /^eob\(\) returned .*, which is no verdict$/ }]);
       }
     });
   }
@@ -182,7 +182,7 @@ t.test('what is no verdict', async (t) => {
     await mta.play(say.helo(), say.helo());
     mta.send(say.quitNewConnection());
     await mta.play(say.eob());
-    t.match(errors, [
+    matchAll(t, errors, [
       { message: "helo() must not return 'discard': there is no message yet to be discarded" },
       { message: "helo() must not return 'discard': there is no message yet to be discarded" },
       { message: "eob() must not return 'skip': it works in body() alone" },
@@ -242,7 +242,7 @@ t.test('P68 skip', async (t) => {
       });
       t.match(await mta.ask(COMMANDS[stage]), { type: 'tempFail' });
       const message = `skip() works in body() only; it was called in ${stage}()`;
-      t.match(errors, [{ code: 'ERR_MILTER_WRONG_STAGE', stage, message }]);
+      matchAll(t, errors, [{ code: 'ERR_MILTER_WRONG_STAGE', stage, message }]);
     });
   }
 });
