@@ -13,8 +13,8 @@ export type SocketAddress =
   | { readonly kind: 'inet'; readonly host: string; readonly port: number; readonly ipv6Only: boolean }
   | { readonly kind: 'unix'; readonly path: string };
 
-/** What fits into sockaddr_un.sun_path with the NUL behind it; the BSDs have 104. */
-export const MAX_PATH = process.platform === 'linux' ? 107 : 103;
+/** What fits into Linux's sockaddr_un.sun_path with the NUL behind it; where less fits, the system says so itself. */
+export const MAX_PATH = 107;
 
 /**
  * Reads a socket string.

@@ -63,7 +63,6 @@ export function serve(
   socket.on('end', () => session.end());
   socket.on('error', (error) => session.lost(error));
   socket.on('close', () => {
-    session.lost(new Error('the socket was closed'));
     socketOver = true;
     if (sessionOver) events.closed();
   });

@@ -5,7 +5,7 @@
  * enter, and moved to its place when it is ready. What is at that place is replaced only if it is a socket on which
  * nobody answers.
  */
-import { chmod, chown, lstat, mkdtemp, rename, rmdir, unlink } from 'node:fs/promises';
+import { chmod, chown, lstat, mkdtemp, rename, rm, rmdir, unlink } from 'node:fs/promises';
 import { connect, type Server } from 'node:net';
 import { dirname, join } from 'node:path';
 import { MilterError } from '../errors.js';
@@ -65,6 +65,7 @@ async function listenOnPath(server: Server, path: string, options: ListenOptions
     await chmod(made, options.sockChmod);
     const { dev, ino } = await lstat(made);
     await rename(made, path);
+    await rmdir(folder);
     const release = async (): Promise<void> => {
       const now = await lstat(path).catch(() => undefined);
       if (now?.dev === dev && now.ino === ino) await unlink(path);
@@ -72,10 +73,8 @@ async function listenOnPath(server: Server, path: string, options: ListenOptions
     return { address: { kind: 'unix', path }, release };
   } catch (error) {
     server.close();
-    await unlink(made).catch(() => {});
+    await rm(folder, { recursive: true, force: true });
     throw error;
-  } finally {
-    await rmdir(folder);
   }
 }
 

@@ -254,6 +254,21 @@ t.test('P144 a client that breaks off while it waits for its turn harms nobody',
   t.strictSame(errors, []);
 });
 
+t.test('P144 a connection that breaks makes room for one other, not for two', async (t) => {
+  const { factory, first } = await full(t, 'queue');
+  const second = await dial(t, factory);
+  const third = await dial(t, factory);
+  t.equal((await first.mta.ask(say.mail())).type, 'continue');
+  first.socket.resetAndDestroy();
+  const asked = third.mta.negotiate();
+  await second.mta.negotiate();
+  t.equal((await second.mta.ask(say.mail())).type, 'continue');
+  t.equal(factory.connections, 1);
+  t.strictSame(third.mta.replies, []);
+  second.mta.end();
+  await asked;
+});
+
 t.test('P27 a larger size of packets that was agreed is used', async (t) => {
   const { MyMilter } = milter({
     eob(this: MilterProtocol) {

@@ -116,6 +116,28 @@ t.test('P70 QUIT closes both halves, also of a client that does not close its ow
   await mta.closed;
 });
 
+t.test('P70 what was answered before QUIT is not lost, however slowly it is taken', async (t) => {
+  const { MyMilter } = milter({
+    eob(this: MilterProtocol) {
+      this.replBody('z'.repeat(250_000));
+    },
+  });
+  const { factory } = await serve(t, MyMilter, { smfifOptions: ALL_ACTIONS });
+  const { mta, socket } = await dial(t, factory);
+  await mta.negotiate();
+  socket.pause();
+  const messages = Array.from({ length: 100 }, () => say.eob());
+  mta.send(...messages, say.quit());
+  // By the time that another one has come and gone, the session is over and the replies wait.
+  const other = await dial(t, factory);
+  await other.mta.negotiate();
+  other.mta.send(say.quit());
+  await other.mta.closed;
+  socket.resume();
+  await mta.closed;
+  t.equal(mta.replies.filter(({ type }) => type === 'continue').length, messages.length);
+});
+
 t.test('the signal of a callback tells what broke, and a connection counts until close() has ended', async (t) => {
   let reason: unknown;
   const { promise, open } = gate();

@@ -53,6 +53,20 @@ async function* failing(): AsyncGenerator<Buffer> {
 }
 
 t.test('a deadline', async (t) => {
+  await t.test('passes after the connection was lost: abort() and close() are still called', async (t) => {
+    const clock = stopClock(t);
+    const { MyMilter, calls } = milter({ ...each(STAGES), rcpt: never });
+    const { mta, session, errors } = inMemory(MyMilter, { callbackDeadline: 100 });
+    await mta.negotiate();
+    await mta.play(say.mail());
+    mta.send(say.rcpt());
+    await clock.pass(10);
+    session.destroy();
+    await clock.pass(100);
+    matchAll(t, errors, [{ code: 'ERR_MILTER_DEADLINE', stage: 'rcpt' }]);
+    t.same(calls, ['mailFrom', 'rcpt', 'abort true', 'close']);
+  });
+
   for (const stage of STAGES) {
     await t.test(`passes in ${stage}(): a temporary failure then, and for the rest of the SMTP session`, async (t) => {
       const { clock, mta, calls, errors } = await start(t, { [stage]: never });
