@@ -25,8 +25,8 @@ export interface FactoryOptions<Context = unknown> extends SessionOptions<Contex
   /** How many connections are served at once. Default: as many as come. */
   maxConnections?: number | undefined;
   /**
-   * What becomes of more connections: 'queue' (default) accepts no more, the backlog waits; 'tempfail' accepts them and
-   * has their mail come back later; 'close' closes them, which a mail server may take as leave to skip the milter.
+   * What becomes of more connections: 'queue' (default) lets them wait, unread, for their turn; 'tempfail' has their
+   * mail come back later; 'close' closes them, which a mail server may take as leave to skip the milter.
    */
   overload?: 'queue' | 'tempfail' | 'close' | undefined;
   /** How long close() waits for the messages in progress, in ms. Default 30,000. */

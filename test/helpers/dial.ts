@@ -2,13 +2,7 @@
 import { once } from 'node:events';
 import { connect, type Socket } from 'node:net';
 import type { Test } from 'tap';
-import {
-  AsyncFactory,
-  formatAddress,
-  type FactoryOptions,
-  type ProtocolClass,
-  type SocketAddress,
-} from '../../lib/index.js';
+import { AsyncFactory, type FactoryOptions, type ProtocolClass, type SocketAddress } from '../../lib/index.js';
 import type { MilterError } from '../../lib/errors.js';
 import { Mta } from './mta.js';
 
@@ -57,5 +51,3 @@ export async function dial(t: Test, factory: AsyncFactory): Promise<Dialled> {
 export async function connections(factory: AsyncFactory, count: number): Promise<void> {
   while (factory.connections !== count) await new Promise(setImmediate);
 }
-
-export { formatAddress };

@@ -8,7 +8,7 @@ import {
   type SessionStream,
 } from '../../lib/index.js';
 import type { MilterError } from '../../lib/errors.js';
-import { ALL_ACTIONS, inMemory, message, say, type Mta } from './mta.js';
+import { ALL_ACTIONS, inMemory, say, type Mta } from './mta.js';
 
 const BEFORE_THE_VERDICT = new Set<Reply['type']>([
   'progress',
@@ -75,5 +75,3 @@ export function thrown(call: () => unknown): MilterError {
   }
   throw new Error('nothing was thrown');
 }
-
-export { message };

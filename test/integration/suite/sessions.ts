@@ -33,7 +33,11 @@ export function sessions(t: Test, rig: Rig): void {
     const between = calls.filter(([name]) => name === 'unknown').map((call) => call.at(-1));
     // Sendmail says nothing between the end of a message and the next HELO or MAIL.
     const heard = rig.on({ postfix: rig.version < 3 ? 0 : 3, sendmail: 1 });
-    t.strictSame(between, Array.from({ length: heard }, () => ({})), 'no macro of a message outlives it');
+    t.strictSame(
+      between,
+      Array.from({ length: heard }, () => ({})),
+      'no macro of a message outlives it',
+    );
     const messages = calls.filter(([name]) => name !== 'unknown');
     const last = messages.slice(messages.findLastIndex(([name]) => name === 'mailFrom'));
     const cut = ['mailFrom', 'rcpt', 'interrupted'];
