@@ -117,10 +117,10 @@ export abstract class Factory extends EventEmitter<FactoryEvents> {
       return; // run() has failed, and its caller knows
     }
     this.#server.close();
-    await this.#listening?.release();
-    this.#listening = undefined;
     for (const socket of this.#waiting.splice(0)) this.#serve(socket, true);
     for (const served of this.#served) served.drain();
+    await this.#listening?.release();
+    this.#listening = undefined;
     const timeout = setTimeout(() => this.#destroyAll(), this.options.closeTimeout);
     if (this.#served.size > 0) await new Promise<void>((resolve) => (this.#emptied = resolve));
     clearTimeout(timeout);

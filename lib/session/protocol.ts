@@ -225,7 +225,8 @@ export class MilterProtocol<Context = unknown, Shared = unknown> {
   }
 
   /**
-   * Inserts a header at a position. Above everything the milter saw is 1 on Postfix and 0 on Sendmail.
+   * Inserts a header at a position. 0 is above the mail server's own Received, 1 right below it: above everything that
+   * the milter saw. Further down the two servers count differently.
    * @param index counted from 0; too large means at the end
    * @throws MilterError ERR_MILTER_WRONG_STAGE, ERR_MILTER_ARGUMENT; ERR_MILTER_NOT_NEGOTIATED without SMFIF_ADDHDRS
    */
