@@ -25,6 +25,8 @@ export function parseAddress(text: string, purpose: 'listen' | 'connect' = 'list
   if (typeof text !== 'string' || text === '')
     throw bad(text, 'it must be a string like inet:8891@127.0.0.1 or unix:/path');
   const [, keyword, rest] = /^([^:/]*):(.*)$/s.exec(text) ?? [undefined, '', text];
+  if (/^\d+(@|$)/.test(text))
+    throw bad(text, `a port needs inet: before it; for a Unix socket of this name write ./${text}`);
   switch (keyword.toLowerCase()) {
     case '':
     case 'unix':

@@ -63,7 +63,7 @@ export interface MilterErrorDetails {
   readonly offset?: number;
   /** The first bytes of what could not be read. */
   readonly bytes?: Buffer;
-  /** The callback's name. */
+  /** The callback's name; for what a mail server sent wrong, the command before it, or `start`. */
   readonly stage?: string;
   /** What was thrown underneath. */
   readonly cause?: unknown;

@@ -65,7 +65,7 @@ export abstract class Factory extends EventEmitter<FactoryEvents> {
   /**
    * Starts listening; resolves when it does.
    * @throws MilterError ERR_MILTER_LISTEN for a port in use, a path that is a regular file, …; ERR_MILTER_CLOSING after
-   *   close(); what `static setup()` throws, as the cause of ERR_MILTER_CALLBACK
+   *   close(); ERR_MILTER_OPTION for a sockOwner or sockGroup that this machine does not have; what `static setup()` throws, as the cause of ERR_MILTER_CALLBACK
    */
   run(): Promise<void> {
     if (this.#closing !== undefined || this.options.signal?.aborted === true) {

@@ -110,7 +110,11 @@ async function checkPlace(path: string): Promise<void> {
   const there = await lstat(path).catch(() => undefined);
   if (there === undefined) return;
   if (!there.isSocket()) {
-    const what = there.isDirectory() ? 'a folder' : there.isSymbolicLink() ? 'a symbolic link' : 'no socket';
+    const what = there.isDirectory()
+      ? 'a folder'
+      : there.isSymbolicLink()
+        ? 'a symbolic link'
+        : 'a file that is no socket';
     throw new MilterError(
       'ERR_MILTER_LISTEN',
       `Cannot listen on unix:${path}: there is ${what} already, left untouched`,

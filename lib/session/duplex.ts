@@ -1,11 +1,11 @@
 /**
  * A session as a stream: bytes in, bytes out, and with `.commands` and `.replies` the same session for objects.
  *
- *   socket.pipe(createSession(MyMilter)).pipe(socket)
+ *   pipeline(socket, createSession(MyMilter), socket, (error) => …)
  *
  *   const session = createSession(MyMilter);
- *   socket.pipe(createDecoder()).pipe(session.commands);
- *   session.replies.pipe(createEncoder()).pipe(socket);
+ *   pipeline(socket, createDecoder(), session.commands, (error) => …);
+ *   pipeline(session.replies, createEncoder(), socket, (error) => …);
  */
 import { Duplex, Readable, Writable } from 'readable-stream';
 import type { Duplex as NodeDuplex } from 'node:stream';

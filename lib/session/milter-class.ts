@@ -5,7 +5,7 @@ import { MilterError, show } from '../errors.js';
 import { protocolNames } from '../names.js';
 import { checkMarkable, isMarked, type Mark } from './marks.js';
 import type { Wants } from './negotiate.js';
-import { actionBits, protocolBits, type CheckedOptions } from './options.js';
+import { actionBits, careful, protocolBits, type CheckedOptions } from './options.js';
 import { brandOf, type Host, type MilterProtocol, type ProtocolBrand, type ProtocolClass } from './protocol.js';
 import { STAGE_NAMES, STAGES, type Stage } from '../stages.js';
 
@@ -37,7 +37,7 @@ export class MilterClass {
       );
     }
     this.Milter = Milter;
-    this.options = options;
+    this.options = { ...options, log: careful(options.log) };
     this.#brand = brand;
     this.#noReply = markedStages(Milter.noReply, 'noReply');
     this.#noCallback = markedStages(Milter.noCallback, 'noCallback');

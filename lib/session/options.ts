@@ -1,7 +1,10 @@
 /** The options of a session, checked once, when the session or the factory is made. */
+import createDebug from 'debug';
 import { MILTER_MDS_1M, SMFIF_ALLOPTS, SMFIP_ALLPROTOS, type Verdict } from '../constants.js';
 import { MilterError, show } from '../errors.js';
 import type { Stage } from '../stages.js';
+
+const debug = createDebug('milter:log');
 
 /** What a callback's failure is answered with. A function gets the error and says a verdict legal at that stage. */
 export type ErrorPolicy =
@@ -51,6 +54,21 @@ export interface SessionOptions<Context = unknown> {
   log?: Logger | undefined;
   /** Log a line for each message too: queue id, verdict, edits, time. Default false. */
   logMessages?: boolean | undefined;
+}
+
+/** Every line goes to the debug namespace too, and a logger that fails harms nobody. */
+export function careful(log: Logger): Logger {
+  const level =
+    (name: keyof Logger) =>
+    (details: object, message: string): void => {
+      debug('%s %o', message, details);
+      try {
+        log[name](details, message);
+      } catch (error) {
+        debug('log.%s() failed: %s', name, error);
+      }
+    };
+  return { info: level('info'), warn: level('warn'), error: level('error') };
 }
 
 /** The options with their defaults. */

@@ -54,6 +54,9 @@ export class Session implements RunnerOwner {
   #tail: Command | undefined;
   #draining = false;
 
+  /** The last command that came, for errors about what follows it. */
+  #at: Command['type'] | 'start' = 'start';
+
   /** What was written must be taken before more is read. */
   #outputFull = false;
   #paused = false;
@@ -128,6 +131,7 @@ export class Session implements RunnerOwner {
   packet(packet: Command | OddPacket): void {
     if (this.#over || this.#ending) return;
     const command = packet as Command;
+    this.#at = command.type;
     if (!this.#runner.busy && this.#inbox.empty) {
       this.#handle(command);
       if (!this.#inbox.empty) this.#pump(); // an EOB came apart
@@ -226,6 +230,7 @@ export class Session implements RunnerOwner {
   /** The mail server has broken the protocol, or we have a bug: nothing that it sends can be understood any more. */
   #fail(cause: unknown): void {
     const error = thrownBy('session', cause, 'The session failed');
+    if (error.stage === undefined) Object.assign(error, { stage: this.#at });
     this.report(error);
     this.#endWith(error);
   }
@@ -262,9 +267,12 @@ export class Session implements RunnerOwner {
   }
 
   report(error: MilterError): void {
-    debug('%s: %s', error.code, error.message);
     this.options.log.error({ err: error, code: error.code, queueId: this.macros.get('i') }, error.message);
-    this.#port.report(error);
+    try {
+      this.#port.report(error);
+    } catch (failure) {
+      debug('a listener failed: %s', failure); // it must not harm the session, let alone the process
+    }
   }
 
   #abortSignals(reason: MilterError): void {

@@ -109,3 +109,10 @@ t.test('P139 a path that no Unix socket can have is refused, counted in bytes', 
     t.match(message, `: the path has ${Buffer.byteLength(path)} bytes; a Unix socket's may have ${most}`);
   }
 });
+
+t.test('P139 a port without inet: before it is no Unix socket', async (t) => {
+  for (const text of ['8891', '8891@127.0.0.1']) {
+    t.throws(() => parseAddress(text), { code: 'ERR_MILTER_ADDRESS', message: /a port needs inet: before it/ });
+  }
+  t.strictSame(parseAddress('./8891'), { kind: 'unix', path: './8891' });
+});

@@ -257,7 +257,7 @@ t.test('P140 anything else at the path is refused and left alone', async (t) => 
   await symlink(`${folder}/stale`, `${folder}/socket-link`);
   await symlink(`${folder}/nowhere`, `${folder}/dangling`);
   for (const [name, what] of Object.entries({
-    file: 'no socket',
+    file: 'a file that is no socket',
     folder: 'a folder',
     link: 'a symbolic link',
     'socket-link': 'a symbolic link',

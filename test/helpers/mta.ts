@@ -4,7 +4,13 @@
  */
 import type { Duplex } from 'node:stream';
 import { encodeCommand, replyParser, type Command, type Reply } from '../../lib/codec/index.js';
-import { createSession, type ProtocolClass, type SessionOptions, type SessionStream } from '../../lib/index.js';
+import {
+  createSession,
+  type ProtocolClass,
+  type SessionOptions,
+  type SessionStream,
+  type Stage,
+} from '../../lib/index.js';
 import type { MilterError } from '../../lib/errors.js';
 
 export const ALL_ACTIONS = 0x1ff;
@@ -113,6 +119,20 @@ export const say = {
     stage,
     macros: Object.entries(macros),
   }),
+};
+
+/** One command for each callback. */
+export const COMMANDS: Readonly<Record<Stage, Command>> = {
+  connect: say.connect(),
+  helo: say.helo(),
+  mailFrom: say.mail(),
+  rcpt: say.rcpt(),
+  data: say.data(),
+  header: say.header(),
+  eoh: say.eoh(),
+  body: say.body(),
+  eob: say.eob(),
+  unknown: say.unknown(),
 };
 
 /** A whole message, as a mail server without any NO bits sends it. */

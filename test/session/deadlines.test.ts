@@ -1,27 +1,14 @@
 // Callbacks that take too long, and connections on which nothing comes.
 import { Readable } from 'node:stream';
 import t from 'tap';
-import type { Command } from '../../lib/codec/index.js';
 import type { MilterError } from '../../lib/errors.js';
-import type { ErrorPolicy, MilterProtocol, SessionOptions, Stage } from '../../lib/index.js';
+import type { ErrorPolicy, MilterProtocol, SessionOptions } from '../../lib/index.js';
 import { Timer } from '../../lib/session/timer.js';
 import { stopClock, type Clock } from '../helpers/clock.js';
 import { bareSession, each, gate, matchAll, milter, STAGES, type Script, type Statics } from '../helpers/milter.js';
-import { ALL_ACTIONS, inMemory, say, type Mta } from '../helpers/mta.js';
+import { COMMANDS, ALL_ACTIONS, inMemory, say, type Mta } from '../helpers/mta.js';
 import { settled } from '../helpers/streams.js';
 
-const COMMANDS: Readonly<Record<Stage, Command>> = {
-  connect: say.connect(),
-  helo: say.helo(),
-  mailFrom: say.mail(),
-  rcpt: say.rcpt(),
-  data: say.data(),
-  header: say.header(),
-  eoh: say.eoh(),
-  body: say.body(),
-  eob: say.eob(),
-  unknown: say.unknown(),
-};
 interface Started {
   readonly clock: Clock;
   readonly mta: Mta;

@@ -1,8 +1,7 @@
 // What goes wrong in a milter's own code, and what a mail server breaks: who hears of it, what is answered, who lives on.
 import t from 'tap';
-import type { Command } from '../../lib/codec/index.js';
 import { MilterError } from '../../lib/errors.js';
-import { MilterProtocol, type ErrorPolicy, type SessionOptions, type Stage } from '../../lib/index.js';
+import { MilterProtocol, type ErrorPolicy, type SessionOptions } from '../../lib/index.js';
 import { packet, u32 } from '../helpers/bytes.js';
 import {
   bareSession,
@@ -16,21 +15,8 @@ import {
   unlookable,
   type Script,
 } from '../helpers/milter.js';
-import { inMemory, message, say, type Mta } from '../helpers/mta.js';
+import { COMMANDS, inMemory, message, say, type Mta } from '../helpers/mta.js';
 import { settled } from '../helpers/streams.js';
-
-const COMMANDS: Readonly<Record<Stage, Command>> = {
-  connect: say.connect(),
-  helo: say.helo(),
-  mailFrom: say.mail(),
-  rcpt: say.rcpt(),
-  data: say.data(),
-  header: say.header(),
-  eoh: say.eoh(),
-  body: say.body(),
-  eob: say.eob(),
-  unknown: say.unknown(),
-};
 
 interface Started {
   readonly mta: Mta;
@@ -407,4 +393,25 @@ t.test('what a mail server breaks', async (t) => {
     t.equal(errors.length, 1);
     t.same(calls, ['mailFrom', 'abort true', 'close']);
   });
+});
+
+t.test('a logger and a listener that fail harm neither the session nor the process', async (t) => {
+  const fail = (): never => {
+    throw new Error('disk full');
+  };
+  const { MyMilter } = milter({ rcpt: () => Promise.reject(new Error('boom')), eob: () => {} });
+  const { mta, session } = inMemory(MyMilter, { log: { info: fail, warn: fail, error: fail }, logMessages: true });
+  session.on('sessionError', fail);
+  await mta.negotiate();
+  t.same(await mta.play(say.mail(), say.rcpt(), say.eob()), ['continue', 'tempFail', 'continue']);
+});
+
+t.test('what a mail server sends wrong is told with the command before it', async (t) => {
+  const { MyMilter } = milter({ rcpt: () => {} });
+  const { mta, errors } = inMemory(MyMilter);
+  await mta.negotiate();
+  await mta.play(say.mail());
+  mta.bytes(Buffer.from([0, 0, 0, 2, 0x52, 0x61]));
+  await mta.closed;
+  matchAll(t, errors, [{ code: 'ERR_MILTER_MALFORMED', packet: 'rcpt', stage: 'mailFrom' }]);
 });

@@ -5,25 +5,13 @@ import type { MilterError } from '../../lib/errors.js';
 import type { SessionOptions, Stage, Verdict } from '../../lib/index.js';
 import { packet } from '../helpers/bytes.js';
 import { each, memoryLog, matchAll, milter, STAGES, type Script } from '../helpers/milter.js';
-import { ALL_STEPS, inMemory, say, type Mta } from '../helpers/mta.js';
+import { COMMANDS, ALL_STEPS, inMemory, say, type Mta } from '../helpers/mta.js';
 
 /** The stages that can go unanswered. */
 const QUIET = STAGES.filter((stage) => stage !== 'eob');
 /** Those of a message. */
 const INSIDE = ['mailFrom', 'rcpt', 'data', 'header', 'eoh', 'body'] as const satisfies readonly Stage[];
 
-const COMMANDS: Readonly<Record<Stage, Command>> = {
-  connect: say.connect(),
-  helo: say.helo(),
-  mailFrom: say.mail(),
-  rcpt: say.rcpt(),
-  data: say.data(),
-  header: say.header(),
-  eoh: say.eoh(),
-  body: say.body(),
-  eob: say.eob(),
-  unknown: say.unknown(),
-};
 const commands = (...stages: Stage[]): Command[] => stages.map((stage) => COMMANDS[stage]);
 
 interface Started {

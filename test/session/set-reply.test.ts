@@ -2,10 +2,10 @@
 import t from 'tap';
 import type { Command } from '../../lib/codec/index.js';
 import type { MilterError } from '../../lib/errors.js';
-import { MilterProtocol, type SessionOptions, type Stage, type Verdict } from '../../lib/index.js';
+import { MilterProtocol, type SessionOptions, type Verdict } from '../../lib/index.js';
 import { packet } from '../helpers/bytes.js';
 import { each, memoryLog, matchAll, milter, STAGES, times, type Script } from '../helpers/milter.js';
-import { inMemory, say, type Mta } from '../helpers/mta.js';
+import { COMMANDS, inMemory, say, type Mta } from '../helpers/mta.js';
 
 type Arguments = Parameters<MilterProtocol['setReply']>;
 
@@ -34,19 +34,6 @@ async function start(
   };
   return { mta, calls, errors, warnings, bytes };
 }
-
-const COMMANDS: Readonly<Record<Stage, Command>> = {
-  connect: say.connect(),
-  helo: say.helo(),
-  mailFrom: say.mail(),
-  rcpt: say.rcpt(),
-  data: say.data(),
-  header: say.header(),
-  eoh: say.eoh(),
-  body: say.body(),
-  eob: say.eob(),
-  unknown: say.unknown(),
-};
 
 t.test('when it is used', async (t) => {
   const no: Arguments = [550, '5.7.1', 'no'];

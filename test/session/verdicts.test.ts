@@ -5,22 +5,10 @@ import type { MilterError } from '../../lib/errors.js';
 import type { SessionOptions, Stage, Verdict } from '../../lib/index.js';
 import { packet } from '../helpers/bytes.js';
 import { each, matchAll, milter, STAGES, type Script } from '../helpers/milter.js';
-import { inMemory, say, type Mta } from '../helpers/mta.js';
+import { COMMANDS, inMemory, say, type Mta } from '../helpers/mta.js';
 
 const VERDICTS = ['continue', 'accept', 'reject', 'tempFail', 'discard', 'skip', 'connFail', 'shutdown'] as const;
 
-const COMMANDS: Readonly<Record<Stage, Command>> = {
-  connect: say.connect(),
-  helo: say.helo(),
-  mailFrom: say.mail(),
-  rcpt: say.rcpt(),
-  data: say.data(),
-  header: say.header(),
-  eoh: say.eoh(),
-  body: say.body(),
-  eob: say.eob(),
-  unknown: say.unknown(),
-};
 /** The commands of a message behind MAIL. */
 const REST: readonly Stage[] = ['rcpt', 'data', 'header', 'eoh', 'body', 'eob'];
 
