@@ -13,7 +13,8 @@ export function hints(address: SocketAddress): string[] {
     'Sendmail, sendmail.mc:',
     `  INPUT_MAIL_FILTER(\`test', \`S=${formatAddress(address)}, F=T, T=S:10s;R:10s;E:5m')`,
   ];
-  return address.kind === 'unix' ? [...lines, '', ...socketHints(address.path)] : lines;
+  // An inherited Unix socket may be one whose path the system does not tell.
+  return address.kind === 'unix' && address.path !== '' ? [...lines, '', ...socketHints(address.path)] : lines;
 }
 
 function socketHints(path: string): string[] {

@@ -9,10 +9,10 @@
  */
 import { readFileSync } from 'node:fs';
 import { parseArgs } from 'node:util';
-import { AsyncFactory, formatAddress, MilterError, type SocketAddress } from 'milter-stream';
+import { ForkFactory, formatAddress, MilterError, type SocketAddress } from 'milter-stream';
 import { MilterClient, type MessageResult } from 'milter-stream/client';
 import { hints } from './hints.js';
-import { REFUSED, TEST_ACTIONS, TestMilter } from './testmilter.js';
+import { printable, REFUSED, TEST_ACTIONS, TestMilter } from './testmilter.js';
 
 const color = process.stdout.isTTY && !process.env['NO_COLOR'];
 const paint = (code: number) => (text: string) => (color ? `\x1b[${code}m${text}\x1b[0m` : text);
@@ -20,12 +20,6 @@ const [bold, red, green, yellow, dim] = [paint(1), paint(31), paint(32), paint(3
 
 function title(text: string): void {
   console.log(`\n${bold(`── ${text} ${'─'.repeat(Math.max(0, 74 - text.length))}`)}`);
-}
-
-/** Control characters of a message must not reach the terminal. */
-function printable(text: string): string {
-  // oxlint-disable-next-line no-control-regex -- they are what is looked for
-  return text.replace(/[\x00-\x08\x0b-\x1f\x7f\x80-\x9f]/g, '·');
 }
 
 function linesOf(message: Buffer): string[] {
@@ -78,7 +72,7 @@ async function demonstrate(target: string): Promise<void> {
 }
 
 /** Says how to reach the milter, and stays until Ctrl-C. */
-function stay(factory: AsyncFactory, address: SocketAddress): void {
+function stay(factory: ForkFactory, address: SocketAddress): void {
   title('now yours');
   console.log(`Listening on ${bold(formatAddress(address))}. Tell your mail server:\n`);
   for (const line of hints(address)) console.log(line);
@@ -94,10 +88,8 @@ function stay(factory: AsyncFactory, address: SocketAddress): void {
 
 async function main(): Promise<void> {
   const { values, positionals } = parseArgs({ options: { once: { type: 'boolean' } }, allowPositionals: true });
-  const factory = new AsyncFactory(positionals[0] ?? 'inet:5000@127.0.0.1', TestMilter, {
-    smfifOptions: TEST_ACTIONS,
-    context: (line: string) => console.log(printable(line)),
-  });
+  // AsyncFactory or ThreadFactory would do as well: the milter does not notice.
+  const factory = new ForkFactory(positionals[0] ?? 'inet:5000@127.0.0.1', TestMilter, TEST_ACTIONS);
   factory.on('sessionError', (error) => console.error(red(`${error.code}: ${error.message}`)));
   await factory.run();
   const address = factory.address!;

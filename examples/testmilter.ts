@@ -24,7 +24,13 @@ export const TEST_ACTIONS = SMFIF_ADDHDRS | SMFIF_CHGHDRS;
 /** Mail for this address is refused. */
 export const REFUSED = 'nobody@example.com';
 
-export class TestMilter extends MilterProtocol<(line: string) => void> {
+/** Control characters of a message must not reach the terminal. */
+export function printable(text: string): string {
+  // oxlint-disable-next-line no-control-regex -- they are what is looked for
+  return text.replace(/[\x00-\x08\x0b-\x1f\x7f\x80-\x9f]/g, '·');
+}
+
+export class TestMilter extends MilterProtocol {
   static readonly module = import.meta.url;
 
   #subject = '';
@@ -88,7 +94,7 @@ export class TestMilter extends MilterProtocol<(line: string) => void> {
   }
 
   private log(callback: string, what: string): void {
-    (this.context ?? console.log)(`${callback.padEnd(9)}${what}`.trimEnd());
+    console.log(printable(`${callback.padEnd(9)}${what}`.trimEnd()));
   }
 }
 

@@ -46,6 +46,10 @@ export type MilterErrorCode =
   | 'ERR_MILTER_CONNECTION'
   /** The factory is closing. */
   | 'ERR_MILTER_CLOSING'
+  /** A worker thread or process did not start, or died; `cause` has what it said last. */
+  | 'ERR_MILTER_WORKER'
+  /** Something that this factory cannot do; the message names those that can. */
+  | 'ERR_MILTER_UNSUPPORTED'
   /** A bad option, found when the thing was made. */
   | 'ERR_MILTER_OPTION'
   /** A socket string that cannot be understood. */

@@ -12,7 +12,7 @@ export { bareAddress } from './envelope.js';
 export { createSession, type SessionStream } from './session/duplex.js';
 export type { BodyOptions, BodySource } from './session/edits.js';
 export type { MacroDict } from './session/macros.js';
-export { noCallback, noReply } from './session/marks.js';
+export { callInThread, noCallback, noReply } from './session/marks.js';
 export type { ErrorPolicy, Logger, SessionOptions } from './session/options.js';
 export {
   ForkMixin,
@@ -26,7 +26,18 @@ export {
 } from './session/protocol.js';
 export type { ByteStream } from './session/spool.js';
 export type { Stage } from './stages.js';
-export { formatAddress, formatForPostfix, parseAddress, type SocketAddress } from './address.js';
+export {
+  formatAddress,
+  formatForPostfix,
+  parseAddress,
+  type InheritedSocket,
+  type ListenAddress,
+  type SocketAddress,
+} from './address.js';
 export { AsyncFactory } from './factories/async.js';
+export { ForkFactory } from './factories/fork.js';
+export { ThreadFactory } from './factories/thread.js';
 export type { FactoryEvents } from './factories/factory.js';
 export type { FactoryOptions } from './factories/options.js';
+export { runFilter, type RunFilterOptions, type RunnableFactory } from './factories/service.js';
+export { isMilterWorker } from './factories/worker-context.js';

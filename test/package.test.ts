@@ -219,10 +219,11 @@ const PACKETS = words(`
 const REVIEWED: Readonly<Record<string, { readonly values: string[]; readonly types: string[] }>> = {
   '.': {
     values: words(`
-      ACCEPT ALLOPTS ALLPROTOS AsyncFactory CONN_FAIL CONTINUE DISCARD ForkMixin MILTER_CHUNK_SIZE MILTER_MDS_1M
-      MILTER_MDS_256K MILTER_MDS_64K MilterError MilterProtocol REJECT SHUTDOWN SKIP TEMPFAIL ThreadMixin actionNames
-      bareAddress createCommandEncoder createDecoder createEncoder createReplyDecoder createSession formatAddress
-      formatForPostfix noCallback noReply parseAddress protocolNames toBytes toText
+      ACCEPT ALLOPTS ALLPROTOS AsyncFactory CONN_FAIL CONTINUE DISCARD ForkFactory ForkMixin MILTER_CHUNK_SIZE
+      MILTER_MDS_1M MILTER_MDS_256K MILTER_MDS_64K MilterError MilterProtocol REJECT SHUTDOWN SKIP TEMPFAIL ThreadFactory
+      ThreadMixin actionNames bareAddress callInThread createCommandEncoder createDecoder createEncoder createReplyDecoder
+      createSession formatAddress formatForPostfix isMilterWorker noCallback noReply parseAddress protocolNames runFilter
+      toBytes toText
       SMFIA_INET SMFIA_INET6 SMFIA_UNIX SMFIA_UNKNOWN
       SMFIC_ABORT SMFIC_BODY SMFIC_BODYEOB SMFIC_CONNECT SMFIC_DATA SMFIC_EOH SMFIC_HEADER SMFIC_HELO SMFIC_MACRO
       SMFIC_MAIL SMFIC_OPTNEG SMFIC_QUIT SMFIC_QUIT_NC SMFIC_RCPT SMFIC_UNKNOWN
@@ -241,8 +242,9 @@ const REVIEWED: Readonly<Record<string, { readonly values: string[]; readonly ty
       ...PACKETS,
       ...words(`
         BodyOptions BodySource ByteStream DecoderOptions EncoderOptions ErrorPolicy FactoryEvents FactoryOptions Family
-        Lines Logger MacroDict MacroRequest MilterErrorCode MilterErrorDetails ObjectDecoder ObjectEncoder
-        ObjectReadable ObjectWritable ProtocolClass Result SessionOptions SessionStream SocketAddress Stage Verdict`),
+        InheritedSocket Lines ListenAddress Logger MacroDict MacroRequest MilterErrorCode MilterErrorDetails ObjectDecoder ObjectEncoder
+        ObjectReadable ObjectWritable ProtocolClass Result RunFilterOptions RunnableFactory SessionOptions SessionStream
+        SocketAddress Stage Verdict`),
     ],
   },
   './codec': {

@@ -1,10 +1,15 @@
 /** AsyncFactory: every session in this process and thread. */
 import type { Socket } from 'node:net';
+import { availableParallelism } from 'node:os';
 import { MilterError } from '../errors.js';
-import type { ProtocolClass } from '../session/protocol.js';
+import { optionError } from '../session/options.js';
 import { serve, type Served } from './connection.js';
 import { Factory } from './factory.js';
-import type { FactoryOptions } from './options.js';
+import { threadLink } from './links.js';
+import { checkCloneable, moduleOf, workerStart } from './module-of.js';
+import { Pool, poolOwner } from './pool.js';
+import { RemoteCalls } from './remote-calls.js';
+import { setUp, tearDown } from './runtime.js';
 
 /**
  * Serves mail servers from one event loop: the right choice for milters that wait (for DNS, databases, other services)
@@ -13,66 +18,64 @@ import type { FactoryOptions } from './options.js';
  *   const factory = new AsyncFactory('inet:8891@127.0.0.1', MyMilter, SMFIF_ADDHDRS);
  *   await factory.run();
  */
-export class AsyncFactory<Context = unknown, Shared = unknown> extends Factory {
+export class AsyncFactory<Context = unknown, Shared = unknown> extends Factory<Context, Shared> {
   #shared: unknown;
+  /** The threads of callInThread, where a callback is marked. */
+  #pool: Pool | undefined;
 
-  /**
-   * @param socketStr `inet:8891@127.0.0.1`, `inet:127.0.0.1:8891`, `unix:/run/my.sock`, …; port 0 is any free port
-   * @param MyMilter a class that extends MilterProtocol
-   * @param smfifOptions SMFIF_ bits: what the milter may do to messages; default 0
-   * @param tcpListenQueue how many connections may wait to be accepted; default 50
-   * @param sockChmod mode of a Unix socket; default 0o666
-   * @throws MilterError ERR_MILTER_OPTION, ERR_MILTER_ADDRESS
-   */
-  constructor(
-    socketStr: string,
-    MyMilter: ProtocolClass<Context, Shared>,
-    smfifOptions?: number,
-    tcpListenQueue?: number,
-    sockChmod?: number,
-  );
-  /** @param options instead of the other arguments */
-  constructor(socketStr: string, MyMilter: ProtocolClass<Context, Shared>, options: FactoryOptions<Context>);
-  constructor(
-    socketStr: string,
-    MyMilter: ProtocolClass<Context, Shared>,
-    smfifOptions: number,
-    options: FactoryOptions<Context>,
-  );
-  constructor(
-    socketStr: string,
-    MyMilter: ProtocolClass<Context, Shared>,
-    third?: unknown,
-    fourth?: unknown,
-    fifth?: unknown,
-  ) {
-    super(socketStr, MyMilter, third, fourth, fifth);
+  protected check(): void {
+    const { Milter, inThread, options } = this.milterClass;
+    if (inThread.size > 0) {
+      moduleOf(Milter, 'callInThread');
+      checkCloneable(options.context, 'callInThread');
+    }
+    const { socket } = this.options;
+    if (socket === 'child')
+      throw optionError('socket', 'must be that of the parent: AsyncFactory has no children', socket);
   }
 
   protected async start(): Promise<void> {
-    const { Milter, options } = this.milterClass;
+    const { Milter, inThread, options } = this.milterClass;
+    this.#shared = await setUp(Milter, options.context);
+    if (inThread.size === 0) return;
+    const pool = this.#threads();
     try {
-      this.#shared = await Milter.setup?.(options.context);
-    } catch (cause) {
-      const message = `${Milter.name}.setup() failed: ${cause instanceof Error ? cause.message : String(cause)}`;
-      throw new MilterError('ERR_MILTER_CALLBACK', message, { cause });
+      await pool.start();
+    } catch (error) {
+      await this.stop();
+      throw error;
     }
+    this.#pool = pool;
   }
 
   protected serve(socket: Socket, overloaded: boolean, closed: () => void): Served {
     const report = (error: MilterError): void => this.report(error);
-    const served = serve(socket, this.milterClass, { shared: this.#shared, overloaded }, { report, closed });
+    const shared = this.#shared;
+    const elsewhere =
+      this.#pool === undefined ? {} : { elsewhere: new RemoteCalls(this.#pool, this.milterClass.options) };
+    const served = serve(socket, this.milterClass, { shared, overloaded, ...elsewhere }, { report, closed });
     socket.resume();
     return served;
   }
 
   protected async stop(): Promise<void> {
-    const { Milter } = this.milterClass;
-    try {
-      await Milter.teardown?.(this.#shared);
-    } catch (cause) {
-      const message = `${Milter.name}.teardown() failed: ${cause instanceof Error ? cause.message : String(cause)}`;
-      this.report(new MilterError('ERR_MILTER_CALLBACK', message, { cause }));
-    }
+    await this.#pool?.stop();
+    await tearDown(this.milterClass.Milter, this.#shared, (error) => this.logAndReport(error));
+  }
+
+  protected replaceWorkers(): Promise<void> {
+    const message =
+      'AsyncFactory cannot reload: its own process has the milter loaded. ThreadFactory and ForkFactory can';
+    return Promise.reject(new MilterError('ERR_MILTER_UNSUPPORTED', message));
+  }
+
+  #threads(): Pool {
+    const { workers, startTimeout, closeTimeout } = this.options;
+    return new Pool(
+      threadLink(this.options),
+      workerStart(this.milterClass, 'callInThread'),
+      { size: workers ?? availableParallelism(), perSession: false, startTimeout, stopTimeout: closeTimeout },
+      poolOwner(this.milterClass.options.log, (error) => this.logAndReport(error)),
+    );
   }
 }

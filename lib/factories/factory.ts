@@ -5,10 +5,11 @@ import { createServer, type Server, type Socket } from 'node:net';
 import { MilterError } from '../errors.js';
 import { MilterClass } from '../session/milter-class.js';
 import type { ProtocolClass } from '../session/protocol.js';
-import { formatAddress, parseAddress, type SocketAddress } from '../address.js';
+import { formatAddress, parseAddress, type ListenAddress, type SocketAddress } from '../address.js';
 import type { Served } from './connection.js';
 import { listen, type Listening } from './listen.js';
-import { factoryOptions, type CheckedFactoryOptions } from './options.js';
+import { factoryOptions, type CheckedFactoryOptions, type FactoryOptions } from './options.js';
+import { isMilterWorker, workerContext } from './worker-context.js';
 
 const debug = createDebug('milter:factory');
 
@@ -22,11 +23,11 @@ export interface FactoryEvents {
   close: [];
 }
 
-export abstract class Factory extends EventEmitter<FactoryEvents> {
+export abstract class Factory<Context = unknown, Shared = unknown> extends EventEmitter<FactoryEvents> {
   protected readonly milterClass: MilterClass;
   protected readonly options: CheckedFactoryOptions;
 
-  readonly #address: SocketAddress;
+  readonly #address: ListenAddress;
   readonly #server: Server;
   readonly #served = new Set<Served>();
   /** Connections above maxConnections with overload 'queue': accepted, since Node cannot but accept, and left unread. */
@@ -36,21 +37,56 @@ export abstract class Factory extends EventEmitter<FactoryEvents> {
   #closing: Promise<void> | undefined;
   #emptied: (() => void) | undefined;
 
-  /** @throws MilterError ERR_MILTER_OPTION, ERR_MILTER_ADDRESS */
-  constructor(socketStr: string, MyMilter: ProtocolClass, third: unknown, fourth: unknown, fifth: unknown) {
+  /**
+   * @param socketStr `inet:8891@127.0.0.1`, `inet:127.0.0.1:8891`, `unix:/run/my.sock`, `systemd`, …; port 0 is any free
+   *   port
+   * @param MyMilter a class that extends MilterProtocol
+   * @param smfifOptions SMFIF_ bits: what the milter may do to messages; default 0
+   * @param tcpListenQueue how many connections may wait to be accepted; default 50
+   * @param sockChmod mode of a Unix socket; default 0o666
+   * @throws MilterError ERR_MILTER_OPTION, ERR_MILTER_ADDRESS
+   */
+  constructor(
+    socketStr: string,
+    MyMilter: ProtocolClass<Context, Shared>,
+    smfifOptions?: number,
+    tcpListenQueue?: number,
+    sockChmod?: number,
+  );
+  /** @param options instead of the other arguments */
+  constructor(socketStr: string, MyMilter: ProtocolClass<Context, Shared>, options: FactoryOptions<Context>);
+  constructor(
+    socketStr: string,
+    MyMilter: ProtocolClass<Context, Shared>,
+    smfifOptions: number,
+    options: FactoryOptions<Context>,
+  );
+  constructor(
+    socketStr: string,
+    MyMilter: ProtocolClass<Context, Shared>,
+    third?: unknown,
+    fourth?: unknown,
+    fifth?: unknown,
+  ) {
     super();
     this.#address = parseAddress(socketStr, 'listen');
     this.options = factoryOptions(third, fourth, fifth);
     this.milterClass = new MilterClass(MyMilter, this.options.session);
+    workerContext()?.classes.push(this.milterClass.Milter);
+    this.check();
     this.#server = createServer({ allowHalfOpen: true, pauseOnConnect: true }, (socket) => this.#accept(socket));
   }
 
+  /** Checks what else this factory needs of its options, and of the class. @throws MilterError ERR_MILTER_OPTION */
+  protected abstract check(): void;
   /** Gets ready for the first session. */
   protected abstract start(): Promise<void>;
   /** Serves a connection; `closed` is called when it is over. */
   protected abstract serve(socket: Socket, overloaded: boolean, closed: () => void): Served;
   /** Cleans up after the last session. */
   protected abstract stop(): Promise<void>;
+  /** Has new workers take the place of the old ones. */
+  protected abstract replaceWorkers(): Promise<void>;
 
   /** What it listens on, with the port that was found for port 0; undefined before run() and after close(). */
   get address(): SocketAddress | undefined {
@@ -63,11 +99,14 @@ export abstract class Factory extends EventEmitter<FactoryEvents> {
   }
 
   /**
-   * Starts listening; resolves when it does.
+   * Starts listening; resolves when it does. In a worker, which has imported the program that runs the factory, it does
+   * nothing; see isMilterWorker().
    * @throws MilterError ERR_MILTER_LISTEN for a port in use, a path that is a regular file, …; ERR_MILTER_CLOSING after
-   *   close(); ERR_MILTER_OPTION for a sockOwner or sockGroup that this machine does not have; what `static setup()` throws, as the cause of ERR_MILTER_CALLBACK
+   *   close(); ERR_MILTER_OPTION for a sockOwner or sockGroup that this machine does not have; what `static setup()`
+   *   throws, as the cause of ERR_MILTER_CALLBACK; ERR_MILTER_WORKER for a worker that does not start
    */
   run(): Promise<void> {
+    if (isMilterWorker()) return Promise.resolve();
     if (this.#closing !== undefined || this.options.signal?.aborted === true) {
       return Promise.reject(new MilterError('ERR_MILTER_CLOSING', 'The factory is closed'));
     }
@@ -101,6 +140,18 @@ export abstract class Factory extends EventEmitter<FactoryEvents> {
       return this.#closing;
     }
     return (this.#closing = this.#close());
+  }
+
+  /**
+   * Has new workers, which load the milter's module as it is now, take all new connections. The old ones finish theirs
+   * and end. Resolves when the new ones serve.
+   * @throws MilterError ERR_MILTER_UNSUPPORTED from AsyncFactory, which has no workers; ERR_MILTER_WORKER, or what
+   *   `static setup()` throws, when a new one does not start: then everything stays as it was; ERR_MILTER_CLOSING
+   */
+  async reload(): Promise<void> {
+    if (isMilterWorker()) return;
+    if (this.#listening === undefined) throw new MilterError('ERR_MILTER_CLOSING', 'The factory is not running');
+    await this.replaceWorkers();
   }
 
   /** `await using factory = …` closes it. */
@@ -154,7 +205,18 @@ export abstract class Factory extends EventEmitter<FactoryEvents> {
     this.#served.add(served);
   }
 
+  /** A listener that fails harms neither sessions nor workers. */
   protected report(error: MilterError): void {
-    this.emit('sessionError', error);
+    try {
+      this.emit('sessionError', error);
+    } catch (failure) {
+      debug('a listener failed: %s', failure);
+    }
+  }
+
+  /** What no session has logged. */
+  protected logAndReport(error: MilterError): void {
+    this.milterClass.options.log.error({ err: error, code: error.code }, error.message);
+    this.report(error);
   }
 }

@@ -4,13 +4,16 @@
  * A Unix socket gets its owner, group and mode before anyone can connect: it is made inside a folder that only we can
  * enter, and moved to its place when it is ready. What is at that place is replaced only if it is a socket on which
  * nobody answers.
+ *
+ * An inherited socket is left as it is: its mode, owner and file are the business of whoever opened it.
  */
 import { chmod, chown, lstat, mkdtemp, rename, rm, rmdir, unlink } from 'node:fs/promises';
-import { connect, type Server } from 'node:net';
+import { connect, type AddressInfo, type Server } from 'node:net';
 import { dirname, join } from 'node:path';
 import { MilterError } from '../errors.js';
 import { accountId } from './accounts.js';
-import { formatAddress, MAX_PATH, type SocketAddress } from '../address.js';
+import { formatAddress, MAX_PATH, type InheritedSocket, type ListenAddress, type SocketAddress } from '../address.js';
+import { inheritedDescriptor, pathOf } from './inherited.js';
 
 export interface ListenOptions {
   /** How many connections may wait to be accepted. */
@@ -32,11 +35,11 @@ export interface Listening {
 }
 
 /** @throws MilterError ERR_MILTER_LISTEN, in words; ERR_MILTER_OPTION for an unknown owner or group */
-export async function listen(server: Server, address: SocketAddress, options: ListenOptions): Promise<Listening> {
+export async function listen(server: Server, address: ListenAddress, options: ListenOptions): Promise<Listening> {
   try {
-    return address.kind === 'unix'
-      ? await listenOnPath(server, address.path, options)
-      : await listenOnPort(server, address, options);
+    if (address.kind === 'unix') return await listenOnPath(server, address.path, options);
+    if (address.kind === 'inet') return await listenOnPort(server, address, options);
+    return await listenOnDescriptor(server, address);
   } catch (error) {
     throw error instanceof MilterError ? error : listenError(address, error as NodeJS.ErrnoException);
   }
@@ -51,6 +54,22 @@ async function listenOnPort(
   await opened(server, { host, port, backlog, ipv6Only });
   const bound = server.address() as { port: number };
   return { address: { ...address, port: bound.port }, release: () => Promise.resolve() };
+}
+
+/** The system's maximum, which is systemd's default: Node cannot but call listen(), and that sets the backlog anew. */
+const INHERITED_BACKLOG = 0x7fff_ffff;
+
+/** Whoever opened it holds it too: after close() connections wait for the next program that it is passed to. */
+async function listenOnDescriptor(server: Server, address: InheritedSocket): Promise<Listening> {
+  const fd = inheritedDescriptor(address);
+  await opened(server, { fd }, INHERITED_BACKLOG);
+  const bound = server.address() as AddressInfo | null;
+  return {
+    address: bound
+      ? { kind: 'inet', host: bound.address, port: bound.port, ipv6Only: false }
+      : { kind: 'unix', path: pathOf(fd) },
+    release: () => Promise.resolve(),
+  };
 }
 
 async function listenOnPath(server: Server, path: string, options: ListenOptions): Promise<Listening> {
@@ -94,13 +113,16 @@ async function idOr(none: number, option: string, account: string | number | und
   return account === undefined ? none : accountId(option, account, file);
 }
 
-function opened(server: Server, options: object): Promise<void> {
+/** @param backlog here for a descriptor, in the options for the others: so Node wants it */
+function opened(server: Server, options: object, backlog?: number): Promise<void> {
   return new Promise((resolve, reject) => {
     server.once('error', reject);
-    server.listen(options, () => {
+    const done = (): void => {
       server.off('error', reject);
       resolve();
-    });
+    };
+    if (backlog === undefined) server.listen(options, done);
+    else server.listen(options, backlog, done); // with a descriptor, Node looks for it here only
   });
 }
 
@@ -149,8 +171,15 @@ const WORDS: Readonly<Record<string, string>> = {
   ENAMETOOLONG: 'the path is too long for a Unix socket',
 };
 
-function listenError(address: SocketAddress, cause: NodeJS.ErrnoException): MilterError {
-  const words = WORDS[cause.code ?? ''] ?? 'the system refused';
+/** What else may be wrong with a socket that was made by somebody else. */
+const INHERITED_WORDS: Readonly<Record<string, string>> = {
+  EINVAL: 'it is no stream socket to listen on',
+  EEXIST: 'this process uses it already',
+};
+
+function listenError(address: ListenAddress, cause: NodeJS.ErrnoException): MilterError {
+  const inherited = address.kind === 'systemd' || address.kind === 'fd';
+  const words = { ...WORDS, ...(inherited && INHERITED_WORDS) }[cause.code ?? ''] ?? 'the system refused';
   return new MilterError(
     'ERR_MILTER_LISTEN',
     `Cannot listen on ${formatAddress(address)}: ${words} (${cause.message})`,

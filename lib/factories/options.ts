@@ -1,8 +1,11 @@
 /** The arguments of a factory, in both of their forms, checked once. */
+import type { ResourceLimits } from 'node:worker_threads';
 import { SMFIF_ALLOPTS } from '../constants.js';
 import {
   actionBits,
   checkOptions,
+  flag,
+  MAX_MS,
   optionError,
   whole,
   type CheckedOptions,
@@ -29,6 +32,27 @@ export interface FactoryOptions<Context = unknown> extends SessionOptions<Contex
    * mail come back later; 'close' closes them, which a mail server may take as leave to skip the milter.
    */
   overload?: 'queue' | 'tempfail' | 'close' | undefined;
+  /**
+   * How many workers ThreadFactory and ForkFactory keep, and how many threads AsyncFactory has for callInThread. Default:
+   * one for each core.
+   */
+  workers?: number | undefined;
+  /**
+   * ThreadFactory and ForkFactory: a thread or process of its own for each connection, as python-libmilter has it, instead
+   * of a pool; one is always kept in reserve. Default false.
+   */
+  perSession?: boolean | undefined;
+  /** How long a worker may take to load the module and run setup(), in ms. Default 30,000. */
+  startTimeout?: number | undefined;
+  /** Limits of a worker's memory, as of Node's worker threads; ForkFactory makes flags of them. Default: Node's. */
+  resourceLimits?: ResourceLimits | undefined;
+  /** Node's flags for workers, like `--import` or `--enable-source-maps`. Default: those of this process. */
+  execArgv?: readonly string[] | undefined;
+  /**
+   * ForkFactory: 'child' hands the connection itself to a process. That is faster, and a process that dies then closes
+   * its connections: what that means is up to the mail server's default action. Default 'parent'.
+   */
+  socket?: 'parent' | 'child' | undefined;
   /** How long close() waits for the messages in progress, in ms. Default 30,000. */
   closeTimeout?: number | undefined;
   /** Aborted: the same as close(). */
@@ -41,6 +65,13 @@ export interface CheckedFactoryOptions {
   readonly listen: ListenOptions;
   readonly maxConnections: number;
   readonly overload: 'queue' | 'tempfail' | 'close';
+  /** undefined: one for each core. */
+  readonly workers: number | undefined;
+  readonly perSession: boolean;
+  readonly startTimeout: number;
+  readonly resourceLimits: ResourceLimits | undefined;
+  readonly execArgv: readonly string[] | undefined;
+  readonly socket: 'parent' | 'child';
   readonly closeTimeout: number;
   readonly signal: AbortSignal | undefined;
 }
@@ -52,6 +83,12 @@ const OWN = [
   'sockGroup',
   'maxConnections',
   'overload',
+  'workers',
+  'perSession',
+  'startTimeout',
+  'resourceLimits',
+  'execArgv',
+  'socket',
   'closeTimeout',
   'signal',
 ] as const;
@@ -101,6 +138,12 @@ function check(options: FactoryOptions): CheckedFactoryOptions {
     sockChmod = 0o666,
     maxConnections = Infinity,
     overload = 'queue',
+    workers,
+    perSession = false,
+    startTimeout = 30_000,
+    resourceLimits,
+    execArgv,
+    socket = 'parent',
     closeTimeout = 30_000,
   } = options;
   whole(1, 0x7fff_ffff)('backlog', backlog);
@@ -109,7 +152,16 @@ function check(options: FactoryOptions): CheckedFactoryOptions {
   if (!['queue', 'tempfail', 'close'].includes(overload)) {
     throw optionError('overload', "must be 'queue', 'tempfail' or 'close'", overload);
   }
-  whole(0, 0x7fff_ffff)('closeTimeout', closeTimeout);
+  if (workers !== undefined) whole(1, 1024)('workers', workers);
+  flag('perSession', perSession);
+  if (perSession && workers !== undefined) throw optionError('workers', 'means nothing with perSession', workers);
+  whole(1, MAX_MS)('startTimeout', startTimeout);
+  limits(resourceLimits);
+  if (execArgv !== undefined && !(Array.isArray(execArgv) && execArgv.every((flag) => typeof flag === 'string'))) {
+    throw optionError('execArgv', 'must be an array of strings', execArgv);
+  }
+  if (!['parent', 'child'].includes(socket)) throw optionError('socket', "must be 'parent' or 'child'", socket);
+  whole(0, MAX_MS)('closeTimeout', closeTimeout);
   account('sockOwner', options.sockOwner);
   account('sockGroup', options.sockGroup);
   const { signal } = options;
@@ -121,6 +173,12 @@ function check(options: FactoryOptions): CheckedFactoryOptions {
     listen: { backlog, sockChmod, sockOwner: options.sockOwner, sockGroup: options.sockGroup },
     maxConnections,
     overload,
+    workers,
+    perSession,
+    startTimeout,
+    resourceLimits,
+    execArgv,
+    socket,
     closeTimeout,
     signal,
   };
@@ -130,4 +188,17 @@ function account(name: string, value: unknown): void {
   if (value === undefined || (typeof value === 'string' && value !== '')) return;
   if (Number.isInteger(value) && (value as number) >= 0) return;
   throw optionError(name, 'must be a name or a number', value);
+}
+
+/** Those of Node's worker threads, in MiB. */
+const LIMITS = new Set(['maxOldGenerationSizeMb', 'maxYoungGenerationSizeMb', 'codeRangeSizeMb', 'stackSizeMb']);
+
+function limits(value: unknown): void {
+  if (value === undefined) return;
+  if (typeof value !== 'object' || value === null) throw optionError('resourceLimits', 'must be an object', value);
+  for (const [name, mib] of Object.entries(value)) {
+    if (!LIMITS.has(name)) throw optionError(`resourceLimits.${name}`, 'is no limit', mib);
+    if (!(typeof mib === 'number' && mib > 0))
+      throw optionError(`resourceLimits.${name}`, 'must be a number of MiB', mib);
+  }
 }

@@ -108,6 +108,12 @@ export class Edits {
     (this.body ??= []).push(part);
   }
 
+  /** Takes what another thread has gathered, and checked. */
+  adopt(replies: readonly Reply[], body: BodyPart[] | undefined): void {
+    for (const reply of replies) this.#add(reply);
+    this.body = body;
+  }
+
   /** Lets go of everything that was gathered: streams are destroyed, files closed. */
   discard(): void {
     for (const part of this.body ?? []) {

@@ -16,7 +16,7 @@ import type { Stage } from '../stages.js';
 export interface HostSession {
   readonly options: CheckedOptions;
   readonly shared: unknown;
-  readonly macros: MacroStore;
+  readonly macros: Pick<MacroStore, 'get'>;
   readonly agreement: Agreement | undefined;
   readonly signal: AbortSignal;
   readonly bodySkipped: boolean;

@@ -89,6 +89,17 @@ export class MacroStore {
     return undefined;
   }
 
+  /** All that get() finds, by its bare name. */
+  all(): MacroPair[] {
+    const pairs = new Map<string, string>();
+    for (const letter of LASTING.split('').concat(this.#passing)) {
+      const entry = this.#entries.get(letter);
+      if (entry?.live !== true) continue;
+      for (const [name, value] of Object.entries(entry.dict)) pairs.set(name, value as string);
+    }
+    return [...pairs];
+  }
+
   #clearFrom(place: number): void {
     for (let i = place; i < LASTING.length; i++) {
       const entry = this.#entries.get(LASTING[i] as string);
@@ -101,7 +112,8 @@ function samePairs(a: readonly MacroPair[], b: readonly MacroPair[]): boolean {
   return a.length === b.length && a.every(([name, value], i) => name === b[i]?.[0] && value === b[i]?.[1]);
 }
 
-function makeDict(pairs: readonly MacroPair[]): MacroDict {
+/** The macros of a packet, as a milter sees them. */
+export function makeDict(pairs: readonly MacroPair[]): MacroDict {
   if (pairs.length === 0) return NO_MACROS;
   const dict = Object.create(null) as Record<string, string>;
   for (const [name, value] of pairs) {

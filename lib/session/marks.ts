@@ -1,6 +1,6 @@
 /**
- * Decorators for callbacks, as the documentation has them: `@noReply` and `@noCallback`. They are standard decorators
- * that mark the function and leave it as it is; plain JavaScript says the same with `static noReply = ['header']`.
+ * Decorators for callbacks, as the documentation has them: `@noReply`, `@noCallback` and `@callInThread`. They are standard
+ * decorators that mark the function and leave it as it is; plain JavaScript says the same with `static noReply = ['header']`.
  *
  * The marks are kept beside the functions, not on them: a wrapper would lose the marks of a decorator below it. An
  * override without the decorator is unmarked.
@@ -9,18 +9,24 @@ import { MilterError } from '../errors.js';
 import { STAGE_NAMES, STAGES, type Stage } from '../stages.js';
 
 /** What a callback can be marked with. */
-export type Mark = 'noReply' | 'noCallback';
+export type Mark = 'noReply' | 'noCallback' | 'callInThread';
+
+/** Every callback there is. */
+export type Callback = Stage | 'abort' | 'close';
 
 type AnyFunction = (...args: never[]) => unknown;
 
 const marks = new WeakMap<AnyFunction, Set<Mark>>();
 
-/** The callbacks that can be marked: those with a bit in the protocol for it. */
-const markable = STAGE_NAMES.filter((stage) => STAGES[stage].no !== 0);
+export const CALLBACKS: readonly Callback[] = [...STAGE_NAMES, 'abort', 'close'];
+
+/** The callbacks that have a bit in the protocol. */
+const withBits = STAGE_NAMES.filter((stage) => STAGES[stage].no !== 0);
 
 /** @throws MilterError ERR_MILTER_OPTION if a name is not that of a callback that can be marked */
-export function checkMarkable(name: unknown, mark: Mark): Stage {
-  if (markable.includes(name as Stage)) return name as Stage;
+export function checkMarkable(name: unknown, mark: Mark): Callback {
+  const markable = mark === 'callInThread' ? CALLBACKS : withBits;
+  if (markable.includes(name as Callback)) return name as Callback;
   throw new MilterError(
     'ERR_MILTER_OPTION',
     `${mark} works on the callbacks ${markable.join(', ')}; it cannot be used on ${String(name)}`,
@@ -53,3 +59,14 @@ export const noReply = marker('noReply');
  * @throws MilterError ERR_MILTER_OPTION on eob, abort and close, when the class is defined
  */
 export const noCallback = marker('noCallback');
+
+/**
+ * Under AsyncFactory the callback runs in a thread of a small pool, so that a long computation holds up neither other
+ * sessions nor the reading of this one. Each session has an object of its own there, which the marked callbacks share:
+ * the fields of the unmarked ones' object are not seen. What is there: the arguments, macro(), setReply(), skip(), all
+ * verdicts, the edits in eob(), `context` as a clone, and `shared` from the setup() of that thread; `signal` throws.
+ * The class needs `static module = import.meta.url`. ThreadFactory, ForkFactory and createSession() run the callback in
+ * place. In plain JavaScript: `static callInThread = ['body']`.
+ * @throws MilterError ERR_MILTER_OPTION on what is no callback, when the class is defined
+ */
+export const callInThread = marker('callInThread');

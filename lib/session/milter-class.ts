@@ -3,9 +3,9 @@ import type { SymbolList } from '../codec/fields.js';
 import * as c from '../constants.js';
 import { MilterError, show } from '../errors.js';
 import { protocolNames } from '../names.js';
-import { checkMarkable, isMarked, type Mark } from './marks.js';
+import { CALLBACKS, checkMarkable, isMarked, type Callback, type Mark } from './marks.js';
 import type { Wants } from './negotiate.js';
-import { actionBits, careful, protocolBits, type CheckedOptions } from './options.js';
+import { actionBits, careful, errorPolicy, protocolBits, type CheckedOptions, type ErrorPolicy } from './options.js';
 import { brandOf, type Host, type MilterProtocol, type ProtocolBrand, type ProtocolClass } from './protocol.js';
 import { STAGE_NAMES, STAGES, type Stage } from '../stages.js';
 
@@ -19,9 +19,12 @@ const MAX_MACROS = 50;
 export class MilterClass {
   readonly Milter: ProtocolClass;
   readonly options: CheckedOptions;
+  readonly errorPolicy: ErrorPolicy;
+  /** The callbacks that are to run in a thread, where there are any. */
+  readonly inThread: ReadonlySet<Callback>;
   readonly #brand: ProtocolBrand;
-  readonly #noReply: readonly Stage[];
-  readonly #noCallback: readonly Stage[];
+  readonly #noReply: readonly Callback[];
+  readonly #noCallback: readonly Callback[];
   readonly #macros: readonly SymbolList[];
   readonly #smfipOptions: number;
   readonly #required: number;
@@ -38,9 +41,12 @@ export class MilterClass {
     }
     this.Milter = Milter;
     this.options = { ...options, log: careful(options.log) };
+    this.errorPolicy = options.errorPolicy ?? Milter.errorPolicy ?? 'tempfail';
+    errorPolicy('static errorPolicy', this.errorPolicy);
     this.#brand = brand;
     this.#noReply = markedStages(Milter.noReply, 'noReply');
     this.#noCallback = markedStages(Milter.noCallback, 'noCallback');
+    this.inThread = this.#threaded(markedStages(Milter.callInThread, 'callInThread'));
     protocolBits('static smfipOptions', Milter.smfipOptions ?? 0);
     actionBits('static required', Milter.required ?? 0);
     this.#smfipOptions = options.smfipOptions | (Milter.smfipOptions ?? 0);
@@ -64,7 +70,8 @@ export class MilterClass {
       const row = STAGES[stage];
       const callback = milter[stage];
       const overridden = callback !== this.#brand.base[stage];
-      const marked = (mark: Mark, list: readonly Stage[]): boolean => list.includes(stage) || isMarked(callback, mark);
+      const marked = (mark: Mark, list: readonly Callback[]): boolean =>
+        list.includes(stage) || isMarked(callback, mark);
       if (!overridden || marked('noCallback', this.#noCallback)) protocol |= row.no;
       else if ((this.#smfipOptions & (row.no | row.nr)) !== 0)
         this.#warnOfBits(stage, this.#smfipOptions & (row.no | row.nr));
@@ -73,6 +80,12 @@ export class MilterClass {
     }
     const wants = { actions: this.options.smfifOptions, required: this.#required, protocol, macros: this.#macros };
     return { wants, callbacks };
+  }
+
+  /** The class is asked: what is decorated is a method of it. */
+  #threaded(listed: readonly Callback[]): ReadonlySet<Callback> {
+    const { prototype } = this.Milter as { prototype: MilterProtocol };
+    return new Set(CALLBACKS.filter((name) => listed.includes(name) || isMarked(prototype[name], 'callInThread')));
   }
 
   #warnOfBits(stage: Stage, mask: number): void {
@@ -130,7 +143,7 @@ function macroName(stage: string, name: unknown): string {
   return name.length > 1 && !name.startsWith('{') ? `{${name}}` : name;
 }
 
-function markedStages(names: readonly string[] | undefined, mark: Mark): readonly Stage[] {
+function markedStages(names: readonly string[] | undefined, mark: Mark): readonly Callback[] {
   if (names === undefined) return [];
   if (!Array.isArray(names)) {
     throw new MilterError('ERR_MILTER_OPTION', `static ${mark} must be an array of callback names, got ${show(names)}`);

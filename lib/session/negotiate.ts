@@ -18,6 +18,9 @@ export interface Wants {
   readonly macros: readonly SymbolList[];
 }
 
+/** For a mail server that is to be told to come back later, whatever it says. */
+export const NOTHING_WANTED: Wants = { actions: 0, required: 0, protocol: 0, macros: [] };
+
 /** What was agreed. */
 export interface Agreement {
   readonly version: number;
@@ -48,20 +51,24 @@ export function negotiate(offer: NegotiateCommand, wants: Wants): { agreement: A
   const lists = version >= 6 && (offeredActions & c.SMFIF_SETSYMLIST) !== 0 ? wants.macros : [];
   const asked = wants.actions | wants.required | (lists.length > 0 ? c.SMFIF_SETSYMLIST : 0);
   const actions = asked & offeredActions & c.SMFIF_ALLOPTS;
-  const size = largestSize(offeredSteps);
-  const protocol = ((wants.protocol & offeredSteps & c.SMFIP_ALLPROTOS) | size.bit) >>> 0;
+  const protocol = ((wants.protocol & offeredSteps & c.SMFIP_ALLPROTOS) | largestSize(offeredSteps)) >>> 0;
   const reply: NegotiateReply = { type: 'negotiate', version, actions, protocol };
-  return {
-    agreement: { version, actions, protocol, maxPayload: size.maxPayload },
-    reply: lists.length > 0 ? { ...reply, macros: lists } : reply,
-  };
+  return { agreement: agreementOf(reply), reply: lists.length > 0 ? { ...reply, macros: lists } : reply };
+}
+
+/** What a reply to an offer agrees to. */
+export function agreementOf({ version, actions, protocol }: NegotiateReply): Agreement {
+  return { version, actions, protocol, maxPayload: payloadOf(largestSize(protocol)) };
 }
 
 /** A size is agreed by echoing one of the bits that were offered; the larger one serves better. */
-function largestSize(offered: number): { bit: number; maxPayload: number } {
-  if ((offered & c.SMFIP_MDS_1M) !== 0) return { bit: c.SMFIP_MDS_1M, maxPayload: c.MILTER_MDS_1M };
-  if ((offered & c.SMFIP_MDS_256K) !== 0) return { bit: c.SMFIP_MDS_256K, maxPayload: c.MILTER_MDS_256K };
-  return { bit: 0, maxPayload: c.MILTER_MDS_64K };
+function largestSize(offered: number): number {
+  return (offered & c.SMFIP_MDS_1M) !== 0 ? c.SMFIP_MDS_1M : offered & c.SMFIP_MDS_256K;
+}
+
+function payloadOf(bit: number): number {
+  if (bit === c.SMFIP_MDS_1M) return c.MILTER_MDS_1M;
+  return bit === c.SMFIP_MDS_256K ? c.MILTER_MDS_256K : c.MILTER_MDS_64K;
 }
 
 function failure(what: string): MilterError {

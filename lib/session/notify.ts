@@ -13,7 +13,7 @@ import { Timer } from './timer.js';
  *   it has had its time
  */
 export function notify(
-  milter: MilterProtocol,
+  milter: Pick<MilterProtocol, 'abort' | 'close'>,
   host: ProtocolHost,
   callback: 'abort' | 'close',
   interrupted: boolean,

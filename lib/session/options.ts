@@ -44,7 +44,10 @@ export interface SessionOptions<Context = unknown> {
   maxModifications?: number | undefined;
   /** How many bytes of a body given as a stream are kept in memory before a file is used. Default 256 KiB. */
   spoolMemory?: number | undefined;
-  /** What a failing callback is answered with. Default 'tempfail'. */
+  /**
+   * What a failing callback is answered with. Default: the class's `static errorPolicy`, else 'tempfail'. A function
+   * cannot travel to the workers of ThreadFactory and ForkFactory: there it must be the static.
+   */
   errorPolicy?: ErrorPolicy | undefined;
   /** Callbacks run, what they would have done is logged, every message passes unchanged. Default false. */
   dryRun?: boolean | undefined;
@@ -72,8 +75,11 @@ export function careful(log: Logger): Logger {
 }
 
 /** The options with their defaults. */
-export type CheckedOptions = { [K in keyof Required<SessionOptions>]: NonNullable<SessionOptions[K]> } & {
+export type CheckedOptions = {
+  [K in keyof Required<Omit<SessionOptions, 'context' | 'errorPolicy'>>]: NonNullable<SessionOptions[K]>;
+} & {
   context: unknown;
+  errorPolicy: ErrorPolicy | undefined;
 };
 
 const nowhere: Logger = { info() {}, warn() {}, error() {} };
@@ -82,7 +88,7 @@ const DEFAULTS: CheckedOptions = {
   smfifOptions: 0,
   smfipOptions: 0,
   required: 0,
-  context: undefined as unknown as object,
+  context: undefined,
   maxPayload: MILTER_MDS_1M,
   idleTimeout: 7_210_000,
   negotiationTimeout: 30_000,
@@ -92,7 +98,7 @@ const DEFAULTS: CheckedOptions = {
   progressEvery: 3_000,
   maxModifications: 1_048_576,
   spoolMemory: 262_144,
-  errorPolicy: 'tempfail',
+  errorPolicy: undefined,
   dryRun: false,
   bareReplies: false,
   log: nowhere,
@@ -100,7 +106,7 @@ const DEFAULTS: CheckedOptions = {
 };
 
 /** setTimeout() takes no more; longer ones would fire at once. */
-const MAX_MS = 0x7fff_ffff;
+export const MAX_MS = 0x7fff_ffff;
 
 type Check = (name: string, value: unknown) => void;
 
@@ -122,7 +128,7 @@ const bits =
     }
   };
 
-const flag: Check = (name, value) => {
+export const flag: Check = (name, value) => {
   if (typeof value !== 'boolean') throw optionError(name, 'must be true or false', value);
 };
 
@@ -131,6 +137,13 @@ const anything: Check = () => {};
 /** The checks of the options, and of the statics of the same names. */
 export const actionBits = bits(SMFIF_ALLOPTS, 'SMFIF_');
 export const protocolBits = bits(SMFIP_ALLPROTOS, 'SMFIP_');
+
+/** The check of the option, and of the static of the same name. */
+export const errorPolicy: Check = (name, value) => {
+  if (typeof value !== 'function' && !['tempfail', 'accept', 'reject'].includes(value as string)) {
+    throw optionError(name, "must be 'tempfail', 'accept', 'reject' or a function", value);
+  }
+};
 
 const CHECKS: Readonly<Record<keyof SessionOptions, Check>> = {
   smfifOptions: actionBits,
@@ -146,11 +159,7 @@ const CHECKS: Readonly<Record<keyof SessionOptions, Check>> = {
   progressEvery: whole(1, MAX_MS),
   maxModifications: whole(0, 0x3fff_ffff),
   spoolMemory: whole(0, 0x3fff_ffff),
-  errorPolicy(name, value) {
-    if (typeof value !== 'function' && !['tempfail', 'accept', 'reject'].includes(value as string)) {
-      throw optionError(name, "must be 'tempfail', 'accept', 'reject' or a function", value);
-    }
-  },
+  errorPolicy,
   dryRun: flag,
   bareReplies: flag,
   log(name, value) {

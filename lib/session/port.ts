@@ -1,6 +1,8 @@
 /** The two sides of a session: what it writes to, and what it is told about the connection. */
 import type { Reply } from '../codec/replies.js';
 import type { MilterError } from '../errors.js';
+import type { Elsewhere } from './elsewhere.js';
+import type { Agreement } from './negotiate.js';
 
 /** Where a session's replies go, and what it tells its owner. */
 export interface SessionPort {
@@ -24,4 +26,8 @@ export interface SessionExtras {
   readonly shared?: unknown;
   /** Too many connections: negotiate, then refuse for now, without an object of the milter's. */
   readonly overloaded?: boolean;
+  /** Where the callbacks run that are marked with callInThread; missing: in place. */
+  readonly elsewhere?: Elsewhere;
+  /** What an earlier session on the same connection has agreed on: the offer that comes is only repeated. */
+  readonly agreement?: Agreement;
 }

@@ -6,6 +6,7 @@ import type { REJECT, SKIP, TEMPFAIL, Verdict } from '../constants.js';
 import { MilterError } from '../errors.js';
 import type { BodySource, BodyOptions, Edits } from './edits.js';
 import type { MacroDict } from './macros.js';
+import type { ErrorPolicy } from './options.js';
 
 /** What a callback returns: a verdict, or nothing (which is CONTINUE, or what setReply() said), or a promise of these. */
 export type Result = Verdict | void | PromiseLike<Verdict | void>;
@@ -61,11 +62,15 @@ export interface ProtocolClass<Context = unknown, Shared = unknown> {
   readonly noReply?: readonly string[];
   /** Callbacks that are not called, nor sent: what @noCallback says, in plain JavaScript. */
   readonly noCallback?: readonly string[];
+  /** Callbacks that run in a thread under AsyncFactory: what @callInThread says, in plain JavaScript. */
+  readonly callInThread?: readonly string[];
   /** SMFIP_ bits to ask for besides: RCPT_REJ, SKIP, HDR_LEADSPC. */
   readonly smfipOptions?: number;
   /** SMFIF_ bits without which the session ends. */
   readonly required?: number;
-  /** `import.meta.url` of the module that exports the class: for threads and processes. */
+  /** What a failing callback is answered with, unless the option of the same name says otherwise. */
+  readonly errorPolicy?: ErrorPolicy;
+  /** `import.meta.url` of the module that has the class: for threads and processes, which import it. */
   readonly module?: string;
   /** Runs once in each runtime, before the first session; what it returns is `this.shared`. */
   setup?(context: Context): Shared | PromiseLike<Shared>;

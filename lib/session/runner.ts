@@ -6,11 +6,13 @@
 import type { Verdict } from '../constants.js';
 import type { MilterError } from '../errors.js';
 import { call, isThenable } from './call.js';
+import type { Elsewhere, RemoteAnswer, RemoteMilter } from './elsewhere.js';
 import { Delivery, type DeliveryPort } from './delivery.js';
 import type { EditCounts, Edits } from './edits.js';
 import { thrownBy, tooLong } from './failures.js';
 import { ProtocolHost, type Answer, type HostSession } from './host.js';
-import type { MacroDict } from './macros.js';
+import type { MacroDict, MacroStore } from './macros.js';
+import type { Callback } from './marks.js';
 import type { MilterClass } from './milter-class.js';
 import type { Wants } from './negotiate.js';
 import { notify } from './notify.js';
@@ -21,6 +23,7 @@ import { scopeOfAnswer, type Scope } from './verdicts.js';
 
 /** What a runner tells its session. */
 export interface RunnerOwner extends HostSession, DeliveryPort {
+  readonly macros: MacroStore;
   /** A callback has come to a verdict. */
   concluded(command: StageCommand, answer: Answer, scope: Scope): void;
   /** A callback failed; it has no verdict. */
@@ -50,7 +53,10 @@ export class Runner {
   readonly #class: MilterClass;
   readonly #deadline = new Timer(() => this.#expired());
   readonly #progress = new Timer(() => this.#stillAtWork());
+  readonly #elsewhere: Elsewhere | undefined;
   #milter: MilterProtocol | undefined;
+  /** The object's double, whose callbacks run in another thread. */
+  #remote: RemoteMilter | undefined;
   #host: ProtocolHost | undefined;
   #delivery: Delivery | undefined;
   /** Counts what was waited for: a result that comes too late belongs to an earlier turn. */
@@ -58,9 +64,10 @@ export class Runner {
   /** When eob() was called: its deadline holds for the writing of the edits too. */
   #eobSince = 0;
 
-  constructor(owner: RunnerOwner, milterClass: MilterClass) {
+  constructor(owner: RunnerOwner, milterClass: MilterClass, elsewhere?: Elsewhere) {
     this.#owner = owner;
     this.#class = milterClass;
+    this.#elsewhere = elsewhere;
   }
 
   /** Makes a protocol object. @throws what its constructor throws */
@@ -68,6 +75,11 @@ export class Runner {
     const host = new ProtocolHost(this.#owner);
     this.#milter = this.#class.open(host);
     this.#host = host;
+    this.#remote = this.#elsewhere?.open(this.#owner);
+  }
+
+  #isRemote(callback: Callback): boolean {
+    return this.#remote !== undefined && this.#class.inThread.has(callback);
   }
 
   /** What the object wants of the mail server; undefined where there is none. */
@@ -82,6 +94,10 @@ export class Runner {
     let pending: boolean;
     host.enter(command.type);
     if (command.type === 'eob') this.#eobSince = performance.now();
+    if (this.#isRemote(command.type)) {
+      this.#waitRemote(command, macros);
+      return;
+    }
     try {
       result = call(this.#milter as MilterProtocol, command, macros);
       pending = isThenable(result);
@@ -99,6 +115,22 @@ export class Runner {
       (returned) => this.#late(turn, () => this.#settle(command, returned)),
       (error: unknown) => this.#late(turn, () => this.#failed(command, error)),
     );
+  }
+
+  /** Does what #wait() does with a callback of another thread: there its answer was checked already. */
+  #waitRemote(command: StageCommand, macros: MacroDict): void {
+    const turn = this.#startTurn(command);
+    (this.#remote as RemoteMilter).call(command, macros, this.#owner.macros.all()).then(
+      (result) => this.#late(turn, () => this.#settleRemote(command, result)),
+      (error: unknown) => this.#late(turn, () => this.#failed(command, error)),
+    );
+  }
+
+  #settleRemote(command: StageCommand, { answer, edits }: RemoteAnswer): void {
+    const host = this.#host as ProtocolHost;
+    if (edits !== undefined) host.edits('callInThread').adopt(edits.replies, edits.body);
+    host.stage = undefined;
+    this.#owner.concluded(command, answer, scopeOfAnswer(answer, command.type));
   }
 
   #settle(command: StageCommand, returned: Verdict | void): void {
@@ -173,6 +205,7 @@ export class Runner {
     this.cancelDelivery();
     this.discardEdits();
     (this.#host as ProtocolHost).detached = true;
+    this.#remote?.giveUp();
   }
 
   // ---- edits --------------------------------------------------------------------------------------------------------
@@ -242,14 +275,16 @@ export class Runner {
 
   #notify(callback: 'abort' | 'close', interrupted: boolean, next: () => void): void {
     const host = this.#host;
-    const milter = this.#milter as MilterProtocol;
+    const remote = this.#remote;
+    const milter = this.#isRemote(callback) ? (remote as RemoteMilter) : (this.#milter as MilterProtocol);
     if (host === undefined) {
       next();
       return;
     }
-    if (callback === 'close') this.#host = this.#milter = undefined;
+    if (callback === 'close') this.#host = this.#milter = this.#remote = undefined;
     const done = (late?: MilterError): void => {
       this.busy = false;
+      if (callback === 'close') remote?.end();
       if (late !== undefined) {
         host.detached = true;
         this.#owner.abandoned(late);
@@ -259,7 +294,11 @@ export class Runner {
     const deadline = this.#class.options.callbackDeadline;
     const report = (error: MilterError): void => this.#owner.report(error);
     const pending = notify(milter, host, callback, interrupted, deadline, report, done);
-    if (pending === undefined) next();
-    else this.busy = true;
+    if (pending !== undefined) {
+      this.busy = true;
+      return;
+    }
+    if (callback === 'close') remote?.end();
+    next();
   }
 }

@@ -20,8 +20,8 @@ import { Inbox } from './inbox.js';
 import { MacroStore } from './macros.js';
 import { MessageLog } from './message-log.js';
 import type { MilterClass } from './milter-class.js';
-import { negotiate, type Agreement, type Wants } from './negotiate.js';
-import type { CheckedOptions } from './options.js';
+import { negotiate, NOTHING_WANTED, type Agreement } from './negotiate.js';
+import type { CheckedOptions, ErrorPolicy } from './options.js';
 import { verdictFor } from './policy.js';
 import type { SessionExtras, SessionPort } from './port.js';
 import { Runner, type RunnerOwner } from './runner.js';
@@ -32,8 +32,6 @@ import { plainly, replyOf, scopeOf, type Scope } from './verdicts.js';
 
 const debug = createDebug('milter:session');
 
-const NOTHING_WANTED: Wants = { actions: 0, required: 0, protocol: 0, macros: [] };
-
 export class Session implements RunnerOwner {
   readonly options: CheckedOptions;
   readonly shared: unknown;
@@ -41,7 +39,10 @@ export class Session implements RunnerOwner {
 
   readonly #runner: Runner;
   readonly #port: SessionPort;
+  readonly #policy: ErrorPolicy;
   readonly #overloaded: boolean;
+  /** What was agreed before this session took over. */
+  readonly #agreed: Agreement | undefined;
   readonly #parser: Parser<Command>;
   readonly #inbox = new Inbox();
   readonly #talk = new Conversation();
@@ -68,10 +69,12 @@ export class Session implements RunnerOwner {
   #error: MilterError | undefined;
 
   constructor(milterClass: MilterClass, port: SessionPort, extras: SessionExtras = {}) {
-    this.#runner = new Runner(this, milterClass);
+    this.#runner = new Runner(this, milterClass, extras.elsewhere);
     this.options = milterClass.options;
+    this.#policy = milterClass.errorPolicy;
     this.shared = extras.shared;
     this.#overloaded = extras.overloaded === true;
+    this.#agreed = extras.agreement;
     this.#port = port;
     this.#parser = commandParser({ maxPayload: this.options.maxPayload });
     this.#log = new MessageLog(this.options, this.macros);
@@ -315,7 +318,8 @@ export class Session implements RunnerOwner {
   #negotiate(offer: NegotiateCommand): void {
     if (this.agreement !== undefined) throw outOfOrder('negotiate', 'a second offer');
     const wanted = this.#runner.wants();
-    const { agreement, reply } = negotiate(offer, wanted?.wants ?? NOTHING_WANTED);
+    const { agreement: made, reply } = negotiate(offer, wanted?.wants ?? NOTHING_WANTED);
+    const agreement = this.#agreed ?? made;
     this.#talk.agreement = agreement;
     if (wanted !== undefined) this.#talk.callbacks = wanted.callbacks;
     this.#idle.start(this.options.idleTimeout);
@@ -479,7 +483,7 @@ export class Session implements RunnerOwner {
   }
 
   #policyVerdict(error: MilterError, stage: Stage): Verdict {
-    return verdictFor(this.options.errorPolicy, error, stage, (failure) => this.report(failure));
+    return verdictFor(this.#policy, error, stage, (failure) => this.report(failure));
   }
 
   // ---- answers ------------------------------------------------------------------------------------------------------

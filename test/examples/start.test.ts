@@ -171,7 +171,7 @@ t.test('what cannot be is said in words, with how to do it, and exit status 1', 
   for (const [argument, words] of [
     [`inet:${port}@127.0.0.1`, `Cannot listen on inet:${port}@127.0.0.1: another process listens there`],
     ['unix:/no/such/folder/s', 'Cannot listen on unix:/no/such/folder/s: the folder is not there'],
-    ['http:80', 'Bad socket address "http:80": http is none of inet, inet6, unix, local'],
+    ['http:80', 'Bad socket address "http:80": http is none of inet, inet6, unix, local, systemd, fd'],
     ['--twice', "Unknown option '--twice'"],
   ] as const) {
     const program = start('start.ts', argument);

@@ -1,6 +1,12 @@
 // P139: socket strings of every dialect.
 import t from 'tap';
-import { formatAddress, formatForPostfix, parseAddress, type SocketAddress } from '../../lib/index.js';
+import {
+  formatAddress,
+  formatForPostfix,
+  parseAddress,
+  type ListenAddress,
+  type SocketAddress,
+} from '../../lib/index.js';
 import { thrown } from '../helpers/eob.js';
 
 const inet = (host: string, port: number): SocketAddress => ({ kind: 'inet', host, port, ipv6Only: false });
@@ -52,6 +58,49 @@ t.test('P139 every dialect is understood, and written for both mail servers', as
   }
 });
 
+t.test('an inherited socket is meant by its name or its descriptor, and is to be listened on alone', async (t) => {
+  const longest = 'n'.repeat(255);
+  const good: ReadonlyArray<readonly [text: string, address: ListenAddress, written?: string]> = [
+    ['systemd', { kind: 'systemd', name: '' }],
+    ['systemd:', { kind: 'systemd', name: '' }, 'systemd'],
+    ['SystemD', { kind: 'systemd', name: '' }, 'systemd'],
+    ['systemd:milter.socket', { kind: 'systemd', name: 'milter.socket' }],
+    ['systemd:my milter', { kind: 'systemd', name: 'my milter' }],
+    [`systemd:${longest}`, { kind: 'systemd', name: longest }],
+    ['fd:3', { kind: 'fd', fd: 3 }],
+    ['FD:0', { kind: 'fd', fd: 0 }, 'fd:0'],
+    ['fd:2147483647', { kind: 'fd', fd: 2_147_483_647 }],
+  ];
+  for (const [text, address, written = text] of good) {
+    t.strictSame(parseAddress(text, 'listen'), address);
+    t.strictSame(parseAddress(text), address);
+    t.equal(formatAddress(address), written);
+    t.match(
+      thrown(() => parseAddress(text, 'connect')),
+      {
+        code: 'ERR_MILTER_ADDRESS',
+        message: /: an inherited socket is one to listen on, not to connect to$/,
+      },
+    );
+  }
+  for (const [text, what] of [
+    ['systemd:a:b', '"a:b" is no name of a socket: up to 255 printable ASCII characters without a colon'],
+    ['systemd:ä', '"ä" is no name of a socket'],
+    ['systemd:a\nb', '"a\\nb" is no name of a socket'],
+    [`systemd:${longest}n`, 'is no name of a socket'],
+    ['fd:', '"" is no descriptor'],
+    ['fd:-1', '"-1" is no descriptor'],
+    ['fd:3a', '"3a" is no descriptor'],
+    ['fd:2147483648', '"2147483648" is no descriptor'],
+  ] as const) {
+    const { code, message } = thrown(() => parseAddress(text));
+    t.equal(code, 'ERR_MILTER_ADDRESS');
+    t.ok(message.includes(what), message);
+  }
+  t.strictSame(parseAddress('./systemd'), unix('./systemd'), 'a Unix socket of this name');
+  t.equal(formatAddress(unix('')), 'a Unix socket', 'where the system does not tell which');
+});
+
 t.test('P139 port 0 is any free port to listen on, and nothing to connect to', async (t) => {
   t.strictSame(parseAddress('inet:0@127.0.0.1', 'listen'), inet('127.0.0.1', 0));
   t.strictSame(parseAddress('inet:0'), inet('127.0.0.1', 0));
@@ -66,11 +115,11 @@ t.test('P139 anything else is refused in words', async (t) => {
     ['', 'it must be a string like inet:8891@127.0.0.1 or unix:/path'],
     [undefined, 'it must be a string like inet:8891@127.0.0.1 or unix:/path'],
     [8891, 'it must be a string like inet:8891@127.0.0.1 or unix:/path'],
-    ['tcp:8891@127.0.0.1', 'tcp is none of inet, inet6, unix, local'],
-    ['tcp://127.0.0.1:8891', 'tcp is none of inet, inet6, unix, local'],
-    ['localhost:8891', 'localhost is none of inet, inet6, unix, local'],
-    ['127.0.0.1:8891', '127.0.0.1 is none of inet, inet6, unix, local'],
-    ['[::1]:8891', '[ is none of inet, inet6, unix, local'],
+    ['tcp:8891@127.0.0.1', 'tcp is none of inet, inet6, unix, local, systemd, fd'],
+    ['tcp://127.0.0.1:8891', 'tcp is none of inet, inet6, unix, local, systemd, fd'],
+    ['localhost:8891', 'localhost is none of inet, inet6, unix, local, systemd, fd'],
+    ['127.0.0.1:8891', '127.0.0.1 is none of inet, inet6, unix, local, systemd, fd'],
+    ['[::1]:8891', '[ is none of inet, inet6, unix, local, systemd, fd'],
     ['inet:', '"" is no port number'],
     ['inet:@127.0.0.1', '"" is no port number'],
     ['inet:127.0.0.1:', '"" is no port number'],

@@ -1,0 +1,54 @@
+/** Finds the milter's class in a worker, by the module and the name that its factory knows. */
+import { MilterError, show } from '../errors.js';
+import { urlOf } from './module-of.js';
+import { brandOf, type ProtocolClass } from '../session/protocol.js';
+import { enterWorker } from './worker-context.js';
+
+/**
+ * The class: an export of that name, then the default export, then one that was handed to a factory while the module
+ * was loading, which finds an unexported class in a single file. Its `static module` must be the module itself: an
+ * inherited one names another.
+ * @throws MilterError ERR_MILTER_WORKER when the module does not load, or has no such class
+ */
+export async function findClass(module: string, name: string): Promise<ProtocolClass> {
+  const { classes } = enterWorker();
+  let exports: Record<string, unknown>;
+  try {
+    exports = (await import(module)) as Record<string, unknown>;
+  } catch (cause) {
+    throw new MilterError('ERR_MILTER_WORKER', notLoaded(module, cause), { cause });
+  }
+  const lives = (value: unknown): value is ProtocolClass => {
+    if (brandOf(value) === undefined || !Object.hasOwn(value as object, 'module')) return false;
+    const { module: own } = value as { module: unknown };
+    return typeof own === 'string' && urlOf(own) === module;
+  };
+  const named = (value: unknown): value is ProtocolClass => lives(value) && value.name === name;
+  const found =
+    Object.values(exports).find(named) ??
+    [exports['default']].find(lives) ??
+    classes.find(named) ??
+    classes.find(lives);
+  if (found !== undefined) return found;
+  throw new MilterError('ERR_MILTER_WORKER', notFound(module, name, exports));
+}
+
+function notLoaded(module: string, cause: unknown): string {
+  const known = cause instanceof Error;
+  const why = `The module ${module} does not load in a worker: ${known ? cause.message : show(cause)}`;
+  if (!known || (cause as NodeJS.ErrnoException).code !== 'ERR_UNKNOWN_FILE_EXTENSION') return why;
+  return `${why}. tsx does not reach into worker threads: run the JavaScript that tsc makes, or use AsyncFactory or ForkFactory`;
+}
+
+function notFound(module: string, name: string, exports: Record<string, unknown>): string {
+  const milters = Object.entries(exports).filter(([, value]) => brandOf(value) !== undefined);
+  const has =
+    milters.length === 0
+      ? `it exports no class that extends MilterProtocol (${Object.keys(exports).join(', ') || 'nothing'})`
+      : `it exports ${milters.map(([key]) => key).join(', ')}, which say another module or none`;
+  return (
+    `The module ${module} has no class ${name}: ${has}. ` +
+    `The class must be exported there, or given to a factory while the module loads, with the line ` +
+    `\`static module = import.meta.url;\` in it`
+  );
+}

@@ -1,0 +1,109 @@
+/** The two kinds of worker, as a factory sees them: something that takes batches, gives batches, and ends. */
+import { fork } from 'node:child_process';
+import type { Socket } from 'node:net';
+import { Worker, type ResourceLimits } from 'node:worker_threads';
+import { isEnvelope, type FromWorker, type ToWorker } from './messages.js';
+import { inheritedVariables } from './worker-environment.js';
+
+export interface LinkEvents {
+  received(batch: readonly FromWorker[], answer: boolean): void;
+  /** Called once. `cause` is what it died of, where that is known. */
+  ended(how: string, cause?: unknown): void;
+}
+
+export interface Link {
+  /** What it is called in messages and log lines: `process 4711`, `thread 3`. */
+  readonly name: string;
+  /** @param socket goes with the batch, and stays open here */
+  send(batch: readonly ToWorker[], socket?: Socket): void;
+  /** Ends it at once, whatever it is doing. */
+  kill(): void;
+}
+
+export type StartLink = (events: LinkEvents) => Link;
+
+export interface LinkOptions {
+  readonly resourceLimits: ResourceLimits | undefined;
+  readonly execArgv: readonly string[] | undefined;
+}
+
+const ENTRY = new URL('./protocol-host.js', import.meta.url);
+
+/** Starts worker threads. */
+export function threadLink({ resourceLimits, execArgv }: LinkOptions): StartLink {
+  return (events) => {
+    const worker = new Worker(ENTRY, {
+      workerData: { milterStream: true },
+      ...(resourceLimits === undefined ? {} : { resourceLimits }),
+      ...(execArgv === undefined ? {} : { execArgv: [...execArgv] }),
+    });
+    let cause: unknown;
+    const { threadId } = worker; // of a thread that has ended it is -1
+    worker.on('message', (message: unknown) => {
+      if (isEnvelope<FromWorker>(message)) events.received(message.milterStream, message.answer === true);
+    });
+    worker.on('error', (error) => (cause = error));
+    worker.on('exit', (code) => events.ended(`ended with exit code ${code}`, cause));
+    return {
+      name: `thread ${threadId}`,
+      send(batch) {
+        worker.postMessage({ milterStream: batch }, buffersOf(batch));
+      },
+      kill: () => void worker.terminate(),
+    };
+  };
+}
+
+/** Their memory moves to the worker instead of being copied once more. */
+function buffersOf(batch: readonly ToWorker[]): ArrayBuffer[] {
+  const buffers: ArrayBuffer[] = [];
+  for (const message of batch) if (message[0] === 'bytes') buffers.push(message[2].buffer as ArrayBuffer);
+  return buffers;
+}
+
+/** Starts worker processes. */
+export function processLink({ resourceLimits, execArgv = process.execArgv }: LinkOptions): StartLink {
+  return (events) => {
+    const child = fork(ENTRY, [], {
+      serialization: 'advanced',
+      env: inheritedVariables(process.env),
+      execArgv: [...execArgv, ...heapFlags(resourceLimits)],
+    });
+    let over = false;
+    const end = (how: string, cause?: unknown): void => {
+      if (over) return;
+      over = true;
+      events.ended(how, cause);
+    };
+    child.on('message', (message: unknown) => {
+      if (!over && isEnvelope<FromWorker>(message)) events.received(message.milterStream, message.answer === true);
+    });
+    child.on('error', (error) => {
+      if (child.pid === undefined) end('could not be started', error);
+    });
+    child.on('exit', (code, signal) =>
+      end(signal === null ? `ended with exit code ${code}` : `was ended by ${signal}`),
+    );
+    return {
+      name: `process ${child.pid ?? '(none)'}`,
+      send(batch, socket) {
+        // What cannot be sent because it is about to end is answered when it has ended.
+        if (child.connected) child.send({ milterStream: batch }, socket, { keepOpen: true }, () => {});
+      },
+      kill: () => void child.kill('SIGKILL'),
+    };
+  };
+}
+
+/** What Node calls the limits of a thread when they are those of a process. */
+function heapFlags(limits: ResourceLimits | undefined): string[] {
+  const { maxOldGenerationSizeMb, maxYoungGenerationSizeMb, stackSizeMb } = limits ?? {};
+  return [
+    ...(maxOldGenerationSizeMb === undefined ? [] : [`--max-old-space-size=${maxOldGenerationSizeMb}`]),
+    // The young generation is three semi-spaces.
+    ...(maxYoungGenerationSizeMb === undefined
+      ? []
+      : [`--max-semi-space-size=${Math.max(1, Math.floor(maxYoungGenerationSizeMb / 3))}`]),
+    ...(stackSizeMb === undefined ? [] : [`--stack-size=${Math.floor(stackSizeMb * 1024)}`]),
+  ];
+}
