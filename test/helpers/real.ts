@@ -1,4 +1,4 @@
-// Which real mail servers this machine has. Without them the tests that need one are skipped, unless
+// Which real mail servers, and other real parts, this machine has. Without them the tests that need one are skipped, unless
 // MILTER_REQUIRE_REAL=1 says that they must run: then they fail and say what is missing.
 
 import { existsSync } from 'node:fs';
@@ -29,7 +29,15 @@ const needed = {
     [hasFullHostName, 'Sendmail needs a host name with a dot, and unshare --uts to pretend one is not allowed here'],
     [() => existsSync('/usr/bin/m4'), "no m4, for Sendmail's configuration: install the Debian package m4"],
   ],
+  systemd: [
+    [
+      () => ['socket-activate', 'notify', 'analyze'].every((name) => existsSync(`/usr/bin/systemd-${name}`)),
+      'no systemd-socket-activate, systemd-notify and systemd-analyze: install the Debian package systemd',
+    ],
+  ],
   openssl: [[() => existsSync('/usr/bin/openssl'), 'no openssl: install the Debian package openssl']],
+  haproxy: [[() => existsSync('/usr/sbin/haproxy'), 'no HAProxy: install the Debian package haproxy']],
+  redis: [[() => existsSync('/usr/bin/redis-server'), 'no Redis: install the Debian package redis-server']],
 } satisfies Record<string, [here: () => boolean, otherwise: string][]>;
 
 export type Part = keyof typeof needed;
