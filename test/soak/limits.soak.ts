@@ -1,0 +1,4 @@
+import { soakCalls, soakChildren } from './variants.js';
+
+soakChildren('postfix');
+soakCalls('postfix');

@@ -1,0 +1,4 @@
+import { soakForks, soakThreads } from './variants.js';
+
+soakForks('postfix');
+soakThreads('postfix');
