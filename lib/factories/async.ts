@@ -30,8 +30,9 @@ export class AsyncFactory<Context = unknown, Shared = unknown> extends Factory<C
       checkCloneable(options.context, 'callInThread');
     }
     const { socket } = this.options;
-    if (socket === 'child')
+    if (socket === 'child') {
       throw optionError('socket', 'must be that of the parent: AsyncFactory has no children', socket);
+    }
   }
 
   protected async start(): Promise<void> {

@@ -98,10 +98,8 @@ class Double implements RemoteMilter, Tenant {
       case 'threw':
         this.#take(message[2])?.reject(unpackError(message[3]));
         break;
-      case 'progress':
+      default: // 'progress': the others are about sessions
         this.#session.sendProgress();
-        break;
-      default: // the others are about sessions
     }
   }
 

@@ -59,10 +59,13 @@ export class Talker extends MilterProtocol<Shared, string> {
     this.#seen.push(`body ${Buffer.isBuffer(chunk)} ${chunk.toString().trim()}`);
     return SKIP;
   }
-  override eob() {
+  override async eob() {
     this.progress();
     for (const seen of this.#seen) this.addHeader('X-Seen', seen);
     this.addHeader('X-State', `${this.#mine} ${this.bodySkipped} ${this.shared}`);
+    if (this.#seen.includes('helo no edits')) throw new Error('eob there');
+    if (this.#seen.includes('helo late eob')) await new Promise<void>(() => {});
+    if (this.#seen.includes('helo headers alone')) return;
     this.replBody('first ');
     this.replBody(Buffer.from('second '));
     this.replBody(Readable.from(['third ']));

@@ -76,6 +76,18 @@ t.test('the error policy', async (t) => {
     t.same(calls, ['mailFrom', 'header', ...STAGES.slice(2, 9)]);
   });
 
+  await t.test('the class may say it, and the option wins', async (t) => {
+    const statics = { errorPolicy: 'accept' };
+    for (const [errorPolicy, type] of [
+      [undefined, 'accept'],
+      ['reject', 'reject'],
+    ] as const) {
+      const { mta } = inMemory(milter({ mailFrom: boom }, statics).MyMilter, { errorPolicy });
+      await mta.negotiate();
+      t.equal((await mta.ask(say.mail())).type, type);
+    }
+  });
+
   await t.test('a function is told the error and the stage', async (t) => {
     const told: unknown[] = [];
     const errorPolicy: ErrorPolicy = (error, where) => {

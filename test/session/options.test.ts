@@ -114,7 +114,7 @@ t.test('what is not there, or undefined, has its default', async (t) => {
     progressEvery: 3_000,
     maxModifications: 1_048_576,
     spoolMemory: 262_144,
-    errorPolicy: 'tempfail',
+    errorPolicy: undefined, // what the class says, else 'tempfail'
     dryRun: false,
     bareReplies: false,
     logMessages: false,
@@ -172,6 +172,11 @@ t.test('a bad static is refused with its name and what it got', async (t) => {
     [{ noReply: ['eob'] }, /it cannot be used on eob$/],
     [{ noCallback: ['close'] }, /^noCallback works on .* it cannot be used on close$/],
     [{ noCallback: [null] }, /it cannot be used on null$/],
+    [{ callInThread: ['eom'] }, /^callInThread works on .*, abort, close; it cannot be used on eom$/],
+    [
+      { errorPolicy: 'ignore' },
+      "static errorPolicy must be 'tempfail', 'accept', 'reject' or a function, got \"ignore\"",
+    ],
     [{ macros: null }, 'static macros must be an object of arrays, got null'],
     [{ macros: 'j' }, 'static macros must be an object of arrays, got "j"'],
     [{ macros: { mail: ['i'] } }, 'static macros: mail is none of connect, helo, mailFrom, rcpt, data, eoh, eob'],

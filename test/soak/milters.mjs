@@ -84,10 +84,10 @@ export class SoakMilter extends MilterProtocol {
   }
 }
 
-/** The same, and a message begins without a reply: nothing waits until the client says DATA. */
+/** The same, and most of a message has no reply. */
 export class QuietSoakMilter extends SoakMilter {
   static module = import.meta.url;
-  static noReply = ['mailFrom', 'rcpt'];
+  static noReply = ['header', 'eoh', 'body'];
 }
 
 /** Under AsyncFactory the marked callbacks die in their threads. */

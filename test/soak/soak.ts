@@ -32,6 +32,8 @@ export interface Phase {
   readonly stages: readonly string[];
   /** How long a client thinks before DATA, in ms: time for a worker to die while nothing waits for it. */
   readonly pause: number;
+  /** How often a worker is ended from outside, in ms; 0: not at all. */
+  readonly killEvery: number;
   /** How likely a worker is to die at each stage. */
   readonly chances: Readonly<Record<string, number>>;
 }
@@ -122,7 +124,7 @@ async function start(
 
 /** Mail goes on while workers die, until they have died often enough at every stage. */
 async function storm(
-  { stages, pause }: Phase,
+  { stages, pause, killEvery }: Phase,
   errors: ReadonlyMap<string, number>,
   port: number,
   name: string,
@@ -133,7 +135,7 @@ async function storm(
   const seconds = (): number => (performance.now() - since) / 1000;
   const enough = (): boolean => stages.every((stage) => (errors.get(stage) ?? 0) >= HITS);
   const over = (): boolean => (seconds() > SECONDS && enough()) || seconds() > MOST_SECONDS;
-  const killer = killOne === undefined ? undefined : setInterval(killOne, 400);
+  const killer = killOne === undefined || killEvery === 0 ? undefined : setInterval(killOne, killEvery);
   const senders = Array.from({ length: SENDERS }, (_, i) => sendUntil(over, port, `${name}-${i}`, pause, tally));
   await Promise.all(senders);
   clearInterval(killer);

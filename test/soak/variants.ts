@@ -1,14 +1,18 @@
 // What the soak is run with: each factory, and the ways in which its workers can die.
 import { AsyncFactory, ForkFactory, ThreadFactory } from 'milter-stream';
 import { QuietSoakMilter, SoakMilter, ThreadedSoakMilter } from './milters.mjs';
+import { Links } from './links.js';
 import { CHANCES, soak, STAGES, type Phase } from './soak.js';
 
 type Server = 'postfix' | 'sendmail';
 
-/** Each stage with a reply, then a milter some of whose callbacks have none: there nothing waits when a worker dies. */
+/**
+ * Each stage while it waits; then clients that think before DATA, callbacks without a reply, and workers that
+ * are ended from outside, mostly while nothing waits for them.
+ */
 const PHASES: readonly Phase[] = [
-  { Milter: SoakMilter, stages: STAGES, pause: 0, chances: CHANCES },
-  { Milter: QuietSoakMilter, stages: ['message'], pause: 40, chances: { mailFrom: 0.03, rcpt: 0.03 } },
+  { Milter: SoakMilter, stages: STAGES, pause: 0, killEvery: 2_000, chances: CHANCES },
+  { Milter: QuietSoakMilter, stages: ['message'], pause: 60, killEvery: 500, chances: {} },
 ];
 
 /** Nothing but JavaScript is loaded there: no flags are needed. */
@@ -16,32 +20,29 @@ const PLAIN = { execArgv: [] };
 
 /** Processes that are killed and stopped. */
 export function soakForks(server: Server): void {
+  const links = new Links();
+  class Mortal extends ForkFactory {
+    protected override link() {
+      return links.watch(super.link());
+    }
+  }
   soak({
     name: `ForkFactory behind ${server}`,
     server,
     passOnFailure: true,
     manners: ['SIGKILL', 'SIGKILL', 'SIGKILL', 'SIGSTOP'],
     phases: PHASES,
-    make: (socket, Milter, options) => new ForkFactory(socket, Milter, { ...options, ...PLAIN }),
+    make: (socket, Milter, options) => new Mortal(socket, Milter, { ...options, ...PLAIN }),
+    killOne: () => links.killOne(),
   });
 }
 
 /** Threads that exit and fill their heap by themselves, and are terminated from outside. */
 export function soakThreads(server: Server): void {
-  const kills = new Set<() => void>();
+  const links = new Links();
   class Mortal extends ThreadFactory {
     protected override link() {
-      const start = super.link();
-      return (events: Parameters<typeof start>[0]): ReturnType<typeof start> => {
-        const ended = (how: string, cause?: unknown): void => {
-          kills.delete(kill);
-          events.ended(how, cause);
-        };
-        const link = start({ received: (batch, answer) => events.received(batch, answer), ended });
-        const kill = (): void => link.kill();
-        kills.add(kill);
-        return link;
-      };
+      return links.watch(super.link());
     }
   }
   soak({
@@ -52,10 +53,7 @@ export function soakThreads(server: Server): void {
     phases: PHASES,
     make: (socket, Milter, options) =>
       new Mortal(socket, Milter, { ...options, ...PLAIN, resourceLimits: { maxOldGenerationSizeMb: 48 } }),
-    killOne() {
-      const all = [...kills];
-      all[Math.floor(Math.random() * all.length)]?.();
-    },
+    killOne: () => links.killOne(),
   });
 }
 
@@ -66,7 +64,7 @@ export function soakChildren(server: Server): void {
     server,
     passOnFailure: false,
     manners: ['SIGKILL'],
-    phases: [{ Milter: SoakMilter, stages: [], pause: 0, chances: CHANCES }],
+    phases: [{ Milter: SoakMilter, stages: [], pause: 0, killEvery: 0, chances: CHANCES }],
     make: (socket, Milter, options) => new ForkFactory(socket, Milter, { ...options, ...PLAIN, socket: 'child' }),
   });
 }
@@ -83,6 +81,7 @@ export function soakCalls(server: Server): void {
         Milter: ThreadedSoakMilter,
         stages: ['rcpt', 'header', 'eob'],
         pause: 0,
+        killEvery: 0,
         chances: { rcpt: 0.01, header: 0.004, eob: 0.02 },
       },
     ],
