@@ -75,7 +75,13 @@ export class AsyncFactory<Context = unknown, Shared = unknown> extends Factory<C
     return new Pool(
       threadLink(this.options),
       workerStart(this.milterClass, 'callInThread'),
-      { size: workers ?? availableParallelism(), perSession: false, startTimeout, stopTimeout: closeTimeout },
+      {
+        size: workers ?? availableParallelism(),
+        perSession: false,
+        startTimeout,
+        stopTimeout: closeTimeout,
+        patience: this.milterClass.options.callbackDeadline,
+      },
       poolOwner(this.milterClass.options.log, (error) => this.logAndReport(error)),
     );
   }

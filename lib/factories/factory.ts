@@ -115,11 +115,11 @@ export abstract class Factory<Context = unknown, Shared = unknown> extends Event
 
   async #run(): Promise<void> {
     this.options.signal?.addEventListener('abort', this.#onAbort, { once: true });
-    await this.start();
     try {
-      this.#listening = await listen(this.#server, this.#address, this.options.listen);
+      await this.start();
+      this.#listening = await this.#listen();
     } catch (error) {
-      await this.stop();
+      this.options.signal?.removeEventListener('abort', this.#onAbort);
       throw error;
     }
     // From here on an error of the server is one of accepting: it costs that connection, not the process.
@@ -170,13 +170,32 @@ export abstract class Factory<Context = unknown, Shared = unknown> extends Event
     this.#server.close();
     for (const socket of this.#waiting.splice(0)) this.#serve(socket, true);
     for (const served of this.#served) served.drain();
-    await this.#listening?.release();
+    await this.#release();
     this.#listening = undefined;
     const timeout = setTimeout(() => this.#destroyAll(), this.options.closeTimeout);
     if (this.#served.size > 0) await new Promise<void>((resolve) => (this.#emptied = resolve));
     clearTimeout(timeout);
     await this.stop();
     this.emit('close');
+  }
+
+  async #listen(): Promise<Listening> {
+    try {
+      return await listen(this.#server, this.#address, this.options.listen);
+    } catch (error) {
+      await this.stop();
+      throw error;
+    }
+  }
+
+  /** A socket's file that cannot be removed is told of: everything else has to end all the same. */
+  async #release(): Promise<void> {
+    try {
+      await this.#listening?.release();
+    } catch (cause) {
+      const message = `Cannot remove the socket: ${(cause as Error).message}`;
+      this.logAndReport(new MilterError('ERR_MILTER_LISTEN', message, { cause }));
+    }
   }
 
   readonly #onAbort = (): void => {

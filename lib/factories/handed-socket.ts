@@ -60,7 +60,8 @@ export class HandedSocket implements Tenant, Served {
   }
 
   workerDied(_error: MilterError): void {
-    const worker = this.#taken || ++this.#tries >= TRIES ? undefined : this.#pool.acquire();
+    const over = this.#taken || this.#ending !== undefined || ++this.#tries >= TRIES;
+    const worker = over ? undefined : this.#pool.acquire();
     if (worker !== undefined) {
       this.#hand(worker);
       return;
@@ -80,6 +81,7 @@ export class HandedSocket implements Tenant, Served {
   }
 
   destroy(): void {
+    if (this.#ending !== undefined) return;
     const worker = this.#worker;
     worker.post(['destroy', this.#tenant]);
     this.#ending = new Timer(() => worker.kill('did not end its sessions'));

@@ -3,7 +3,7 @@ import { fork } from 'node:child_process';
 import type { Socket } from 'node:net';
 import { Worker, type ResourceLimits } from 'node:worker_threads';
 import { isEnvelope, type FromWorker, type ToWorker } from './messages.js';
-import { inheritedVariables } from './worker-environment.js';
+import { inheritedFlags, inheritedVariables } from './worker-environment.js';
 
 export interface LinkEvents {
   received(batch: readonly FromWorker[], answer: boolean): void;
@@ -29,13 +29,19 @@ export interface LinkOptions {
 
 const ENTRY = new URL('./protocol-host.js', import.meta.url);
 
+/** The module that workers load is often the program itself, which may read its command line while it loads. */
+const commandLine = (): string[] => process.argv.slice(2);
+
 /** Starts worker threads. */
 export function threadLink({ resourceLimits, execArgv }: LinkOptions): StartLink {
+  const inherited = inheritedFlags(process.execArgv);
+  // Left to themselves threads inherit all flags, also those that could not be given to a thread.
+  const flags = execArgv ?? (inherited.length < process.execArgv.length ? inherited : undefined);
   return (events) => {
     const worker = new Worker(ENTRY, {
-      workerData: { milterStream: true },
+      argv: commandLine(),
       ...(resourceLimits === undefined ? {} : { resourceLimits }),
-      ...(execArgv === undefined ? {} : { execArgv: [...execArgv] }),
+      ...(flags === undefined ? {} : { execArgv: [...flags] }),
     });
     let cause: unknown;
     const { threadId } = worker; // of a thread that has ended it is -1
@@ -62,12 +68,13 @@ function buffersOf(batch: readonly ToWorker[]): ArrayBuffer[] {
 }
 
 /** Starts worker processes. */
-export function processLink({ resourceLimits, execArgv = process.execArgv }: LinkOptions): StartLink {
+export function processLink({ resourceLimits, execArgv }: LinkOptions): StartLink {
+  const flags = execArgv ?? inheritedFlags(process.execArgv);
   return (events) => {
-    const child = fork(ENTRY, [], {
+    const child = fork(ENTRY, commandLine(), {
       serialization: 'advanced',
       env: inheritedVariables(process.env),
-      execArgv: [...execArgv, ...heapFlags(resourceLimits)],
+      execArgv: [...flags, ...heapFlags(resourceLimits)],
     });
     let over = false;
     const end = (how: string, cause?: unknown): void => {

@@ -15,7 +15,7 @@ import type { WorkerStart } from './messages.js';
  */
 export function moduleOf(Milter: ProtocolClass, who: string): string {
   const name = Milter.name || 'the class';
-  const line = `add \`static module = import.meta.url;\` to ${name}`;
+  const line = `add \`static module = import.meta.url;\` to ${name} (\`__filename\` in CommonJS)`;
   // An inherited one would name the module of the class that it extends.
   const module: unknown = Object.hasOwn(Milter, 'module') ? Milter.module : undefined;
   if (module === undefined)
@@ -23,10 +23,19 @@ export function moduleOf(Milter: ProtocolClass, who: string): string {
   if (typeof module !== 'string') throw optionError('static module', `must be a URL: ${line}`, module);
   const url = urlOf(module);
   if (!URL.canParse(url)) throw optionError('static module', `must be a URL: ${line}`, module);
-  if (url.startsWith('file:') && !existsSync(fileURLToPath(url))) {
+  if (url.startsWith('file:') && !isThere(url)) {
     throw optionError('static module', `must be that of a file that is there: ${line}`, module);
   }
   return url;
+}
+
+/** A file's URL may name another host: Node has no path for it. */
+function isThere(url: string): boolean {
+  try {
+    return existsSync(fileURLToPath(url));
+  } catch {
+    return false;
+  }
 }
 
 /** The URL of a module that may be given as a path. */

@@ -36,6 +36,16 @@ export interface WorkerOwner {
   failure(error: MilterError): void;
 }
 
+/** How long things may take, in ms. */
+export interface WorkerLimits {
+  /** Getting ready. */
+  readonly startTimeout: number;
+  /** teardown(), when the last tenant has left. */
+  readonly stopTimeout: number;
+  /** Giving no sign of life, where no tenant waits longer. */
+  readonly patience: number;
+}
+
 export type WorkerState = 'starting' | 'ready' | 'retired' | 'stopping' | 'dead';
 
 /** A worker that answers nothing for so long gets no new tenants while there are others. */
@@ -52,8 +62,9 @@ export class PoolWorker {
   readonly #owner: WorkerOwner;
   readonly #link: Link;
   readonly #tenants = new Map<number, Tenant>();
+  readonly #limits: WorkerLimits;
   readonly #startTimer: Timer;
-  readonly #startTimeout: number;
+  readonly #stopTimer: Timer;
   #settleReady!: () => void;
   #settleGone!: (error: MilterError) => void;
   #wasReady = false;
@@ -66,9 +77,9 @@ export class PoolWorker {
   /** Why it was killed. */
   #sentence: string | undefined;
 
-  constructor(startLink: StartLink, start: Omit<WorkerStart, 'worker'>, startTimeout: number, owner: WorkerOwner) {
+  constructor(startLink: StartLink, start: Omit<WorkerStart, 'worker'>, limits: WorkerLimits, owner: WorkerOwner) {
     this.#owner = owner;
-    this.#startTimeout = startTimeout;
+    this.#limits = limits;
     this.ready = new Promise((resolve) => (this.#settleReady = resolve));
     this.gone = new Promise((resolve) => (this.#settleGone = resolve));
     this.#link = startLink({
@@ -76,7 +87,9 @@ export class PoolWorker {
       ended: (how, cause) => this.#ended(how, cause),
     });
     this.name = this.#link.name;
-    this.#startTimer = new Timer(() => this.kill(`did not get ready within ${this.#startTimeout} ms`));
+    const { startTimeout, stopTimeout } = limits;
+    this.#startTimer = new Timer(() => this.kill(`did not get ready within ${startTimeout} ms`));
+    this.#stopTimer = new Timer(() => this.kill(`did not stop within ${stopTimeout} ms`));
     this.#startTimer.start(startTimeout);
     this.post(['start', { ...start, worker: this.name }]);
     debug('%s starts', this.name);
@@ -95,7 +108,7 @@ export class PoolWorker {
 
   /** Whether it can take a new tenant. */
   get open(): boolean {
-    return this.state === 'ready' || this.state === 'starting';
+    return (this.state === 'ready' || this.state === 'starting') && this.#sentence === undefined;
   }
 
   get slow(): boolean {
@@ -141,22 +154,23 @@ export class PoolWorker {
 
   /** Ends it, whatever it does. */
   kill(why: string): void {
-    if (this.state === 'dead') return;
-    this.#sentence ??= why;
+    if (this.state === 'dead' || this.#sentence !== undefined) return;
+    this.#sentence = why;
     this.#link.kill();
   }
 
   /** Has it give a sign of life, if it can. */
   pulse(): void {
-    if (this.#tenants.size === 0) return;
+    if (this.#tenants.size === 0 && this.#unanswered.length === 0) return;
     this.killIfBlocked();
     this.post(['pulse']);
   }
 
-  /** Kills it if it gives no sign of life for longer than any of its tenants would wait. */
+  /** Kills it if it gives no sign of life for longer than any of its tenants would wait, those included that have left. */
   killIfBlocked(): void {
     const silence = this.#silence();
-    const patience = Math.max(...[...this.#tenants.values()].map((tenant) => tenant.patience));
+    let patience = this.#limits.patience;
+    for (const tenant of this.#tenants.values()) patience = Math.max(patience, tenant.patience);
     if (silence >= patience) this.kill(`was blocked for ${Math.round(silence)} ms`);
   }
 
@@ -169,6 +183,7 @@ export class PoolWorker {
   #stopWhenEmpty(): void {
     if (this.state !== 'retired' || this.#tenants.size > 0) return;
     this.state = 'stopping';
+    this.#stopTimer.start(this.#limits.stopTimeout);
     this.post(['stop']);
   }
 
@@ -220,6 +235,7 @@ export class PoolWorker {
     const early = !this.#wasReady;
     this.state = 'dead';
     this.#startTimer.stop();
+    this.#stopTimer.stop();
     debug('%s %s', this.name, how);
     const error = this.#obituary(this.#sentence ?? how, cause, early);
     const tenants = [...this.#tenants.values()];

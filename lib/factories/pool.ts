@@ -10,17 +10,13 @@ import type { Logger } from '../session/options.js';
 import type { StartLink } from './links.js';
 import type { FromWorker, WorkerStart } from './messages.js';
 import { unpackDetails } from './portable.js';
-import { PoolWorker, type WorkerOwner } from './pool-worker.js';
+import { PoolWorker, type WorkerLimits, type WorkerOwner } from './pool-worker.js';
 
-export interface PoolOptions {
+export interface PoolOptions extends WorkerLimits {
   /** How many workers. */
   readonly size: number;
   /** A worker serves one tenant only; one is always kept in reserve. */
   readonly perSession: boolean;
-  /** How long a worker may take to get ready, in ms. */
-  readonly startTimeout: number;
-  /** How long stopping may take, in ms. */
-  readonly stopTimeout: number;
 }
 
 export interface PoolOwner {
@@ -160,7 +156,7 @@ export class Pool implements WorkerOwner {
   }
 
   #startOne(): PoolWorker {
-    const worker = new PoolWorker(this.#startLink, this.#start, this.#options.startTimeout, this);
+    const worker = new PoolWorker(this.#startLink, this.#start, this.#options, this);
     this.#alive.add(worker);
     return worker;
   }

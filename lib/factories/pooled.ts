@@ -38,7 +38,13 @@ export abstract class PooledFactory<Context = unknown, Shared = unknown> extends
     this.#pool = new Pool(
       this.link(),
       workerStart(this.milterClass, this.constructor.name, this.options.socket),
-      { size: workers ?? availableParallelism(), perSession, startTimeout, stopTimeout: closeTimeout },
+      {
+        size: workers ?? availableParallelism(),
+        perSession,
+        startTimeout,
+        stopTimeout: closeTimeout,
+        patience: this.milterClass.options.callbackDeadline,
+      },
       poolOwner(this.milterClass.options.log, (error) => this.logAndReport(error)),
     );
     await this.#pool.start();

@@ -5,16 +5,15 @@
  * decides when it ends. It ends by itself when the factory is gone.
  */
 import type { Socket } from 'node:net';
-import { parentPort, workerData } from 'node:worker_threads';
-import { isEnvelope, type FromWorker, type ToWorker } from './messages.js';
+import { parentPort } from 'node:worker_threads';
+import { isEnvelope, type Envelope, type FromWorker, type ToWorker } from './messages.js';
 import { enterWorker } from './worker-context.js';
 import { WorkerHost } from './worker-host.js';
 
 enterWorker();
 
 /** A factory's thread may itself belong to a process with a channel, so the thread is looked for first. */
-if (parentPort !== null && (workerData as { milterStream?: boolean } | null)?.milterStream === true)
-  inThread(parentPort);
+if (parentPort !== null) inThread(parentPort);
 else inProcess();
 
 function inThread(port: NonNullable<typeof parentPort>): void {
@@ -37,14 +36,17 @@ function buffersOf(batch: readonly FromWorker[]): ArrayBuffer[] {
 }
 
 function inProcess(): void {
+  const send = (message: Envelope<FromWorker>, done: () => void): void => {
+    (process.send as NonNullable<typeof process.send>)(message, undefined, undefined, done);
+  };
   const host = new WorkerHost({
     send(batch, answer) {
-      if (process.connected) process.send?.({ milterStream: batch, answer }, undefined, undefined, () => {});
+      if (process.connected) send({ milterStream: batch, answer }, () => {});
     },
     exit(code) {
       if (!process.connected) process.exit(code);
       // Behind everything else on the channel.
-      process.send?.({ milterStream: [] }, undefined, undefined, () => process.exit(code));
+      send({ milterStream: [] }, () => process.exit(code));
     },
   });
   process.on('message', (message: unknown, socket: unknown) => {

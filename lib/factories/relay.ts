@@ -260,7 +260,7 @@ export class Relay implements Tenant, Served, FrameSink {
 
   /** The mail server has broken the protocol. */
   #fail(error: MilterError): void {
-    if (this.#over || this.#inputEnded) return;
+    if (this.#inputEnded) return;
     this.#report(error);
     this.#lost(error);
   }
@@ -357,11 +357,12 @@ export class Relay implements Tenant, Served, FrameSink {
     this.#releasing = true;
     try {
       for await (const bytes of this.#held.chunks()) {
-        if (this.#over || this.#socketClosed) return;
+        if (!this.#socket.writable) return;
         if (!this.#socket.write(bytes)) await this.#writable();
       }
       this.#socket.write(reply);
     } catch (cause) {
+      if (this.#over) return; // the connection is: that is no fault of the file's
       // The file it is in cannot be written or read. Nothing is out yet, or what is out ends with a whole packet.
       this.#report(
         new MilterError('ERR_MILTER_CALLBACK', `The new body is lost: ${(cause as Error).message}`, { cause }),
@@ -454,7 +455,6 @@ export class Relay implements Tenant, Served, FrameSink {
   // ---- death --------------------------------------------------------------------------------------------------------
 
   workerDied(cause: MilterError): void {
-    if (this.#over) return;
     const stage = this.#ledger.atStake;
     if (stage !== undefined) {
       const what = stage === 'negotiate' ? 'another one is asked' : 'the message is refused for now';
@@ -472,7 +472,7 @@ export class Relay implements Tenant, Served, FrameSink {
     const due = this.#ledger.died();
     if (due === 'negotiate') {
       // A connection that is closed now would be taken for leave to skip the milter: after the last try it is turned away.
-      const worker = ++this.#tries < TRIES ? this.#pool.acquire() : undefined;
+      const worker = ++this.#tries < TRIES && !this.#destroyed ? this.#pool.acquire() : undefined;
       if (worker !== undefined) {
         this.#negotiateAgain(worker);
         return;

@@ -120,7 +120,7 @@ t.test('what it needs is said when the factory is made, or the class', (t) => {
     code: 'ERR_MILTER_OPTION',
     message: /^static module is needed by callInThread.*`static module = import\.meta\.url;` to Unfound/,
   });
-  t.match(make(Talker as ProtocolClass, { context: { call() {} } }), {
+  t.match(make(Talker, { context: { call() {} } }), {
     code: 'ERR_MILTER_OPTION',
     message: /^context cannot be cloned, as the workers of callInThread need it/,
   });

@@ -1,7 +1,6 @@
 // callInThread under AsyncFactory: what a callback finds in its thread, and what comes back from there.
 import t from 'tap';
 import type { FactoryOptions } from '../../lib/index.js';
-import type { AddHeaderReply } from '../../lib/codec/index.js';
 import { connections, dial, serve } from '../helpers/dial.js';
 import { ALL_ACTIONS, say } from '../helpers/mta.js';
 import { Talker } from './in-thread-milters.js';
@@ -29,7 +28,7 @@ t.test('a marked callback has its arguments, macros and fields, and its edits ar
   for (; reply.type === 'replBody'; reply = await mta.reply()) chunks.push(reply.chunk.toString());
   t.equal(chunks.join(''), 'first second third fourth');
   const headers: string[] = [];
-  for (; reply.type === 'addHeader'; reply = await mta.reply()) headers.push((reply as AddHeaderReply).value);
+  for (; reply.type === 'addHeader'; reply = await mta.reply()) headers.push((reply).value);
   t.strictSame(headers, [
     'helo h\udce9',
     'mailFrom <a@example.org> SIZE=1 Q1 Q1 mx',
