@@ -15,7 +15,7 @@ import type { WorkerStart } from './messages.js';
  */
 export function moduleOf(Milter: ProtocolClass, who: string): string {
   const name = Milter.name || 'the class';
-  const line = `add \`static module = import.meta.url;\` to ${name} (\`__filename\` in CommonJS)`;
+  const line = `add \`static module = import.meta.url;\` to ${name}`;
   // An inherited one would name the module of the class that it extends.
   const module: unknown = Object.hasOwn(Milter, 'module') ? Milter.module : undefined;
   if (module === undefined)

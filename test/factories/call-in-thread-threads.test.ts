@@ -104,7 +104,7 @@ t.test('a callback that is late is given up; a thread that it blocks is ended', 
 });
 
 t.test('close() ends the threads; setup() that fails there fails run()', async (t) => {
-  const { factory } = await serve(t, Talker, OPTIONS);
+  const { factory } = await serve(t, Talker, { ...OPTIONS, workers: undefined });
   await factory.close();
   const failing = new AsyncFactory('inet:0', Talker, { ...OPTIONS, startTimeout: 1 });
   await t.rejects(failing.run(), {

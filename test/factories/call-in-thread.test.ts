@@ -28,7 +28,7 @@ t.test('a marked callback has its arguments, macros and fields, and its edits ar
   for (; reply.type === 'replBody'; reply = await mta.reply()) chunks.push(reply.chunk.toString());
   t.equal(chunks.join(''), 'first second third fourth');
   const headers: string[] = [];
-  for (; reply.type === 'addHeader'; reply = await mta.reply()) headers.push((reply).value);
+  for (; reply.type === 'addHeader'; reply = await mta.reply()) headers.push(reply.value);
   t.strictSame(headers, [
     'helo h\udce9',
     'mailFrom <a@example.org> SIZE=1 Q1 Q1 mx',

@@ -8,6 +8,7 @@ import { HandedSocket } from '../../lib/factories/handed-socket.js';
 import { listen } from '../../lib/factories/listen.js';
 import { moduleOf } from '../../lib/factories/module-of.js';
 import type { PoolWorker, Tenant } from '../../lib/factories/pool-worker.js';
+import { enterWorker } from '../../lib/factories/worker-context.js';
 import { inheritedFlags } from '../../lib/factories/worker-environment.js';
 import { AsyncFactory, MilterProtocol, type MilterError } from '../../lib/index.js';
 import { stopClock } from '../helpers/clock.js';
@@ -175,6 +176,13 @@ t.test('mail goes through the class that was meant, or through none', async (t) 
   );
   await t.rejects(findClass(nameless, ''), { message: /has 2 classes without a name/ });
   await t.rejects(findClass(writeModule(folder, 'empty.mjs', ''), ''), { message: /has no class without a name/ });
+});
+
+t.test('in a worker run(), reload() and close() do nothing', async (t) => {
+  enterWorker();
+  const factory = new AsyncFactory('inet:0', MilterProtocol);
+  for (const call of [factory.run(), factory.reload(), factory.close()]) t.equal(await call, undefined);
+  t.equal(factory.address, undefined);
 });
 
 t.test('a module that does not load says as much as is known', async (t) => {

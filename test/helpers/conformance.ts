@@ -70,7 +70,7 @@ export async function readTitles(folder: string = FOLDER): Promise<Title[]> {
   const entries = await readdir(folder, { recursive: true, withFileTypes: true });
   const files = entries
     .filter((entry) => entry.isFile() && entry.name !== OWN_TEST)
-    .filter((entry) => entry.name.endsWith('.test.ts') || entry.parentPath.endsWith(`integration${sep}suite`))
+    .filter((entry) => entry.name.endsWith('.test.ts') || entry.parentPath.endsWith(`${sep}suite`))
     .map((entry) => join(entry.parentPath, entry.name));
   const titles = files.map(async (path) => {
     const file = relative(folder, path).split(sep).join('/');

@@ -38,8 +38,14 @@ export function reach(address: SocketAddress | undefined): { path: string } | { 
   return address.kind === 'unix' ? { path: address.path } : { host: address.host, port: address.port };
 }
 
+/** What a factory, of whichever kind, tells of its connections. */
+interface Reachable {
+  readonly address: SocketAddress | undefined;
+  readonly connections: number;
+}
+
 /** A mail server that is connected to a factory. */
-export async function dial(t: Test, factory: AsyncFactory): Promise<Dialled> {
+export async function dial(t: Test, factory: Reachable): Promise<Dialled> {
   const socket = connect(reach(factory.address));
   t.teardown(() => void socket.destroy());
   const mta = new Mta(socket);
@@ -48,6 +54,6 @@ export async function dial(t: Test, factory: AsyncFactory): Promise<Dialled> {
 }
 
 /** Resolves when a factory has as many connections. */
-export async function connections(factory: AsyncFactory, count: number): Promise<void> {
+export async function connections(factory: Reachable, count: number): Promise<void> {
   while (factory.connections !== count) await new Promise(setImmediate);
 }

@@ -1,11 +1,6 @@
 // What the suite runs milters with: each factory in one shape, so that a test names none of them.
-import {
-  AsyncFactory,
-  type FactoryOptions,
-  type MilterError,
-  type ProtocolClass,
-  type SocketAddress,
-} from '../../lib/index.js';
+import type { FactoryOptions, MilterError, ProtocolClass, SocketAddress } from '../../lib/index.js';
+import { asyncVariant, childVariant, forkVariant, threadVariant, type Variant } from '../helpers/variants.js';
 
 export interface RunningMilter {
   /** Where it listens, with the port that was found for port 0. */
@@ -21,13 +16,21 @@ export interface FactoryUnderTest {
   start(socket: string, Milter: ProtocolClass, options: FactoryOptions): Promise<RunningMilter>;
 }
 
-export const asyncFactory: FactoryUnderTest = {
-  name: 'AsyncFactory',
-  async start(socket, Milter, options) {
-    const factory = new AsyncFactory(socket, Milter, options);
-    const errors: MilterError[] = [];
-    factory.on('sessionError', (error) => errors.push(error));
-    await factory.run();
-    return { address: factory.address as SocketAddress, errors, close: () => factory.close() };
-  },
-};
+function underTest(variant: Variant): FactoryUnderTest {
+  return {
+    name: variant.name,
+    async start(socket, Milter, options) {
+      const factory = variant.make(socket, Milter, options);
+      const errors: MilterError[] = [];
+      factory.on('sessionError', (error) => errors.push(error));
+      await factory.run();
+      return { address: factory.address as SocketAddress, errors, close: () => factory.close() };
+    },
+  };
+}
+
+export const asyncFactory = underTest(asyncVariant);
+export const threadFactory = underTest(threadVariant);
+export const forkFactory = underTest(forkVariant);
+/** The processes read the mail server's socket themselves. */
+export const childFactory = underTest(childVariant);

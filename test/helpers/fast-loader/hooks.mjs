@@ -17,7 +17,7 @@ export async function resolve(specifier, context, next) {
 }
 
 export async function load(url, context, next) {
-  if (!url.startsWith('file:') || !/\.ts$/.test(url)) return next(url, context);
+  if (!url.startsWith('file:') || !url.endsWith('.ts')) return next(url, context);
   const path = fileURLToPath(url);
   return { format: 'module', shortCircuit: true, source: await compiled(path, readFileSync(path, 'utf8')) };
 }

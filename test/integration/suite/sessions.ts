@@ -250,7 +250,7 @@ export function sessions(t: Test, rig: Rig): void {
       ['addHeader', 'X-For', String(i)],
       ['replBody', 1000 * i],
     ]);
-    await rig.milter(Editor, { smfifOptions: SMFIF_ALLOPTS, context: { cases } }, async () => {
+    await rig.milter(Editor, { smfifOptions: SMFIF_ALLOPTS, workers: 2, context: { cases } }, async () => {
       const deliver = async (i: number): Promise<void> => {
         const client = await rig.client();
         for (const each of [i, (i + 1) % count]) {

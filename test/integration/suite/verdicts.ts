@@ -153,7 +153,7 @@ async function compare(t: Test, rig: Rig, stage: Stage, says: typeof SAYS): Prom
   const arrived = says.map((): string[] => []);
   const expectations = says.map((say) => expected(rig.server, stage, say));
   const arrivals = says.map(({ effect }, i) => arriving(stage, effect, expectations[i]?.closed === true));
-  await rig.milter(Judge, { context: { stage, says }, errors }, async () => {
+  await rig.milter(Judge, { context: { stage, says }, errors, workers: 2 }, async () => {
     outcomes = await Promise.all(says.map((_, i) => dialogue(rig, i, stage === 'unknown')));
     for (const { mailFrom, rcptTo } of await rig.arrivals(arrivals.flat().length)) {
       const [, name, number] = /^(\w+)\.(\d+)@/.exec(mailFrom) as unknown as [string, string, string];
