@@ -110,7 +110,7 @@ export class Relay implements Tenant, Served, FrameSink {
   // ---- from the mail server -----------------------------------------------------------------------------------------
 
   #feed(chunk: Buffer): void {
-    if (this.#over || this.#inputEnded || this.#ledger.quit) return;
+    if (this.#over || this.#ledger.quit) return;
     this.#idle.touch();
     try {
       this.#commands.push(chunk, this);
@@ -468,7 +468,6 @@ export class Relay implements Tenant, Served, FrameSink {
     this.#leave();
     if (!this.#releasing) this.#held.discard(); // else the message is accepted, and they are complete
     this.#spoolFull = false;
-    this.#toWorker.take();
     const due = this.#ledger.died();
     if (due === 'negotiate') {
       // A connection that is closed now would be taken for leave to skip the milter: after the last try it is turned away.

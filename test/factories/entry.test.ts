@@ -110,7 +110,11 @@ t.test('a child says what it dies of', async (t) => {
 
 t.test('a child ignores signals that its factory gets too, and ends when that is gone', async (t) => {
   const it = child(t);
-  it.tell(start(t));
+  const code =
+    'setInterval(() => {}, 1000); export class Mine extends MilterProtocol { static module = import.meta.url; }';
+  const module = writeModule(shortFolder(t), 'mine.mjs', code);
+  const Mine = class Mine extends (Mortal as unknown as ProtocolClass) {};
+  it.tell(start(t, Object.assign(Mine, { module })));
   await has(it, 'ready');
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) it.process.kill(signal);
   it.tell(batch(['open', 1, {}], bytes(OFFER)));

@@ -286,6 +286,19 @@ t.test('stop(): all end; nothing is started any more', async (t) => {
   t.equal(fake.workers.length, count);
 });
 
+t.test('stop(): one that is killed is not replaced', async (t) => {
+  const clock = stopClock(t);
+  const fake = await startedPool({ size: 1, stopTimeout: 700 });
+  nth(fake, 1).die();
+  await settled();
+  nth(fake, 2).answers = false;
+  const stopping = fake.pool.stop();
+  await clock.pass(700);
+  await stopping;
+  t.match(fake.errors, [{ message: /^Worker fake 1 died/ }, { message: /^Worker fake 2 died: it did not stop/ }]);
+  t.equal(fake.errors.length, 2);
+});
+
 t.test('stop(): one that does not is killed, and told of', async (t) => {
   const clock = stopClock(t);
   const fake = await startedPool({ size: 2, stopTimeout: 700 });

@@ -259,6 +259,8 @@ t.test(
       stage.client.pause();
       stage.first.replies(1, header, GO);
       await until('the mail server to be slow', () => stage.socket.writableNeedDrain);
+      await settled();
+      t.ok(stage.socket.writableLength <= 65_536, 'no faster than it is taken');
       if (death) stage.first.die();
       stage.client.resume();
       const replies = await outcome(stage.mta);

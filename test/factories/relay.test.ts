@@ -332,11 +332,37 @@ t.test('macros are split from their command, and the command into bytes: they co
   t.strictSame(await heard(stage.first), bytesOf(say.macros('R', {}), say.macros('M', { i: 'Q2' }), say.mail()));
 });
 
+t.test('macros do not hold on to the memory they came in', async (t) => {
+  const stage = await agreed(t);
+  const chunk = bytesOf(say.macros('M', { i: 'Q1' }));
+  stage.socket.emit('data', chunk);
+  chunk.fill(0);
+  stage.mta.send(say.mail());
+  t.strictSame(await heard(stage.first), bytesOf(say.macros('M', { i: 'Q1' }), say.mail()));
+});
+
+t.test('a worker that answers serves, whatever its answer is', async (t) => {
+  for (const type of ['continue', 'reject'] as const) {
+    const stage = await agreed(t, {}, 0, 1);
+    stage.first.die();
+    stage.mta.send(say.mail());
+    await heard(stage.second);
+    stage.second.replies(1, agree(), { type });
+    t.equal((await stage.mta.reply()).type, type);
+    stage.second.die();
+    t.equal(stage.workers.length, 3, 'so that the next one comes at once');
+  }
+});
+
 t.test('all commands of a chunk go out as one message', async (t) => {
   const stage = await agreed(t);
-  stage.mta.send(...message());
+  const torn = bytesOf(say.rcpt()).subarray(0, 7);
+  stage.mta.bytes(Buffer.concat([bytesOf(...message()), torn]));
   await until('the message', () => stage.first.sent.length > 0);
-  t.strictSame(stage.first.names(), ['bytes']);
+  t.equal(stage.first.sent.length, 1);
+  const [first] = stage.first.take();
+  const { length, buffer } = (first as readonly ['bytes', number, Uint8Array])[2];
+  t.strictSame([length, buffer.byteLength], [bytesOf(...message()).length, length], 'and nothing else with them');
   stage.first.replies(1, GO, GO, GO, GO, GO, GO, { type: 'addHeader', name: 'X', value: 'y' }, GO);
   for (let i = 0; i < 6; i++) await stage.mta.reply();
   t.match(await outcome(stage.mta), [{ type: 'addHeader' }, { type: 'continue' }]);

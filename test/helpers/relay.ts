@@ -45,11 +45,24 @@ export async function open(t: Test, options: SessionOptions = {}, size = 2): Pro
     report: (error: MilterError): void => void reports.push(error),
     closed: (): void => void (stage.over = true),
   };
-  const [first, second] = fake.workers as [FakeWorker, FakeWorker];
   const worker = fake.pool.acquire();
   if (worker === undefined) throw new Error('no worker');
   const relay = new Relay(socket, fake.pool, worker, checkOptions(options), events);
-  const stage: Stage = { ...fake, mta: new Mta(client), client, relay, socket, reports, first, second, over: false };
+  const stage: Stage = {
+    ...fake,
+    mta: new Mta(client),
+    client,
+    relay,
+    socket,
+    reports,
+    over: false,
+    get first() {
+      return fake.workers[0] as FakeWorker;
+    },
+    get second() {
+      return fake.workers[1] as FakeWorker;
+    },
+  };
   return stage;
 }
 

@@ -25,7 +25,8 @@ const MESSAGES = 300;
 
 /** How Postfix says that the connection to a milter was lost; and that it was before anything was said. */
 const LOST = /: (can't read SMFIC_\w+ reply packet header|error writing command|EOF while reading [a-z ]+): /;
-const LOST_AT_ONCE = /: (can't read SMFIC_OPTNEG reply packet header|error writing command): /;
+const LOST_AT_ONCE =
+  /: (read error in initial handshake$|(can.t read SMFIC_OPTNEG reply packet header|error writing command): )/;
 
 t.test('a check is a negotiation: who hangs, and who is no milter, gets no connection', needs('haproxy'), async (t) => {
   const haproxy = await startHaproxy();
