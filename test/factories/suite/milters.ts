@@ -19,6 +19,7 @@ import {
   type Stage,
   type Verdict,
 } from '../../../lib/index.js';
+import { STAGE_NAMES as STAGES } from '../../../lib/stages.js';
 
 /** What a callback does. */
 export type Deed =
@@ -174,19 +175,6 @@ async function aborted(signal: AbortSignal): Promise<unknown[]> {
   const { code, cause } = signal.reason as { code: string; cause?: { code?: string } };
   return cause?.code === undefined ? [code] : [code, cause.code];
 }
-
-const STAGES: readonly Stage[] = [
-  'connect',
-  'helo',
-  'mailFrom',
-  'rcpt',
-  'data',
-  'header',
-  'eoh',
-  'body',
-  'eob',
-  'unknown',
-];
 
 /** What a runtime does before its first session and after its last. */
 async function atBorder(moment: 'setup' | 'teardown', shared: Shared): Promise<void> {

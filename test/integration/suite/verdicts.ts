@@ -4,19 +4,7 @@ import { ACCEPT, CONN_FAIL, DISCARD, REJECT, SHUTDOWN, TEMPFAIL, type Stage } fr
 import { Judge, type Say } from '../milters.js';
 import type { Rig, ServerName } from '../rig.js';
 import { dialogue, type Outcome, type Step } from './dialogue.js';
-
-const STAGES: readonly Stage[] = [
-  'connect',
-  'helo',
-  'mailFrom',
-  'rcpt',
-  'data',
-  'header',
-  'eoh',
-  'body',
-  'eob',
-  'unknown',
-];
+import { STAGES } from '../../helpers/milter.js';
 
 /** What both servers make of an answer. */
 type Effect = 'accept' | 'discard' | 'refuse' | 'close';
