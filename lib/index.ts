@@ -11,7 +11,7 @@ export type { MalformedPacket, OddPacket, UnrecognizedPacket } from './codec/par
 export { bareAddress } from './envelope.js';
 export { createSession, type SessionStream } from './session/duplex.js';
 export type { BodyOptions, BodySource } from './session/edits.js';
-export type { MacroDict } from './session/macros.js';
+export type { MacroDict } from './session/macro-dict.js';
 export { callInThread, noCallback, noReply } from './session/marks.js';
 export type { ErrorPolicy, Logger, SessionOptions } from './session/options.js';
 export {

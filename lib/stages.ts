@@ -43,5 +43,7 @@ export const STAGE_NAMES = Object.keys(STAGES) as readonly Stage[];
 
 /** The stage whose macros come under a letter; undefined for ABORT's and letters that nobody knows. */
 export function stageOfLetter(letter: string): Stage | undefined {
-  return STAGE_NAMES.find((stage) => STAGES[stage].letter === letter);
+  return byLetter.get(letter);
 }
+
+const byLetter = new Map(STAGE_NAMES.map((stage) => [STAGES[stage].letter, stage]));

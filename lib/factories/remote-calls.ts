@@ -7,7 +7,7 @@ import { MilterError } from '../errors.js';
 import type { MacroPair } from '../codec/fields.js';
 import type { Elsewhere, RemoteAnswer, RemoteMilter } from '../session/elsewhere.js';
 import type { HostSession } from '../session/host.js';
-import type { MacroDict } from '../session/macros.js';
+import type { MacroDict } from '../session/macro-dict.js';
 import type { CheckedOptions } from '../session/options.js';
 import type { StageCommand } from '../stages.js';
 import { alone, arrived, type FromTenant, type RemoteCall, type RemoteResult } from './messages.js';

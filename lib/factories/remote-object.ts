@@ -7,7 +7,7 @@ import { MilterError } from '../errors.js';
 import { call } from '../session/call.js';
 import type { BodyPart, Edits } from '../session/edits.js';
 import { ProtocolHost, type HostSession } from '../session/host.js';
-import { makeDict, NO_MACROS, type MacroDict } from '../session/macros.js';
+import { makeDict, NO_MACROS, type MacroDict } from '../session/macro-dict.js';
 import type { MilterClass } from '../session/milter-class.js';
 import type { Agreement } from '../session/negotiate.js';
 import type { CheckedOptions } from '../session/options.js';

@@ -1,6 +1,6 @@
 /** Calls the callback of a command with the arguments that the documentation gives it. */
 import { plainAddress } from '../codec/peer.js';
-import type { MacroDict } from './macros.js';
+import type { MacroDict } from './macro-dict.js';
 import type { Family, MilterProtocol, Result } from './protocol.js';
 import type { StageCommand } from '../stages.js';
 

@@ -6,7 +6,7 @@ import type { MacroPair } from '../codec/fields.js';
 import type { Reply } from '../codec/replies.js';
 import type { StageCommand } from '../stages.js';
 import type { Answer, HostSession } from './host.js';
-import type { MacroDict } from './macros.js';
+import type { MacroDict } from './macro-dict.js';
 
 export interface Elsewhere {
   /** The double of an object; made when it is first needed. */

@@ -7,17 +7,12 @@
  */
 import type { MacroCommand } from '../codec/commands.js';
 import type { MacroPair } from '../codec/fields.js';
-
-/** The macros of one command: found as `i` and as `{i}`, as `mail_addr` and as `{mail_addr}`. Frozen, no prototype. */
-export type MacroDict = Readonly<Record<string, string | undefined>>;
-
-/** No macros. */
-export const NO_MACROS: MacroDict = Object.freeze(Object.create(null) as MacroDict);
+import { makeDict, NO_MACROS, type MacroDict } from './macro-dict.js';
 
 /** From the lowest priority to the highest: the order of the commands. */
 const LASTING = 'CHMRTNE';
-/** Those that outlive a message. */
-const BEFORE_MESSAGE = 'CH';
+/** MAIL: the macros before it outlive a message. */
+const FIRST_OF_MESSAGE = LASTING.indexOf('M');
 
 /** The macros of one letter. */
 interface Entry {
@@ -30,21 +25,22 @@ interface Entry {
 }
 
 export class MacroStore {
-  readonly #entries = new Map<string, Entry>();
-  /** The letter of the command that is being handled, if its macros live for that command alone. */
-  #passing = '';
+  /** By place in LASTING. */
+  readonly #lasting: Array<Entry | undefined> = LASTING.split('').map(() => undefined);
+  readonly #passing = new Map<string, Entry>();
+  /** Those of the command that is being handled, if its macros live for that command alone. */
+  #now: Entry | undefined;
 
   /** Takes a macro packet. Postfix repeats one before every header: an equal one gives the same object again. */
-  define(command: MacroCommand): void {
-    const entry = this.#entries.get(command.stage);
+  define({ stage, macros }: MacroCommand): void {
+    const entry = this.#entry(stage);
     if (entry === undefined) {
-      const dict = makeDict(command.macros);
-      this.#entries.set(command.stage, { pairs: command.macros, dict, fresh: true, live: true });
+      this.#add(stage, { pairs: macros, dict: makeDict(macros), fresh: true, live: true });
       return;
     }
-    if (!samePairs(entry.pairs, command.macros)) {
-      entry.pairs = command.macros;
-      entry.dict = makeDict(command.macros);
+    if (!samePairs(entry.pairs, macros)) {
+      entry.pairs = macros;
+      entry.dict = makeDict(macros);
     }
     entry.fresh = true;
     entry.live = true;
@@ -53,9 +49,9 @@ export class MacroStore {
   /** Says that the command of a letter comes now, and gives its macros. */
   begin(letter: string): MacroDict {
     const place = LASTING.indexOf(letter);
-    this.#passing = place < 0 ? letter : '';
     if (place >= 0 && place < 4) this.#clearFrom(place + 1);
-    const entry = this.#entries.get(letter);
+    const entry = place >= 0 ? this.#lasting[place] : this.#passing.get(letter);
+    this.#now = place >= 0 ? undefined : entry;
     if (entry === undefined) return NO_MACROS;
     if (!entry.fresh) entry.live = false;
     entry.fresh = false;
@@ -67,24 +63,31 @@ export class MacroStore {
    * these stay.
    */
   endMessage(): void {
-    for (const [letter, entry] of this.#entries) {
-      if (BEFORE_MESSAGE.includes(letter) || (letter === 'M' && entry.fresh)) continue;
-      entry.live = false;
+    for (let i = FIRST_OF_MESSAGE; i < LASTING.length; i++) {
+      const entry = this.#lasting[i];
+      if (entry !== undefined && !(i === FIRST_OF_MESSAGE && entry.fresh)) entry.live = false;
     }
+    for (const entry of this.#passing.values()) entry.live = false;
   }
 
   /** An SMTP session is over. */
   clear(): void {
-    this.#entries.clear();
+    this.#lasting.fill(undefined);
+    this.#passing.clear();
+    this.#now = undefined;
   }
 
   /** Looks for a macro in all live stages, the latest first; the name with or without braces. */
   get(name: string): string | undefined {
-    const passing = this.#passing === '' ? undefined : this.#entries.get(this.#passing);
-    if (passing?.live === true && passing.dict[name] !== undefined) return passing.dict[name];
+    if (this.#now?.live === true) {
+      const value = this.#now.dict[name];
+      if (value !== undefined) return value;
+    }
     for (let i = LASTING.length - 1; i >= 0; i--) {
-      const entry = this.#entries.get(LASTING[i] as string);
-      if (entry?.live === true && entry.dict[name] !== undefined) return entry.dict[name];
+      const entry = this.#lasting[i];
+      if (entry === undefined || !entry.live) continue;
+      const value = entry.dict[name];
+      if (value !== undefined) return value;
     }
     return undefined;
   }
@@ -92,35 +95,38 @@ export class MacroStore {
   /** All that get() finds, by its bare name. */
   all(): MacroPair[] {
     const pairs = new Map<string, string>();
-    for (const letter of LASTING.split('').concat(this.#passing)) {
-      const entry = this.#entries.get(letter);
+    for (const entry of [...this.#lasting, this.#now]) {
       if (entry?.live !== true) continue;
       for (const [name, value] of Object.entries(entry.dict)) pairs.set(name, value as string);
     }
     return [...pairs];
   }
 
+  #entry(letter: string): Entry | undefined {
+    const place = LASTING.indexOf(letter);
+    return place >= 0 ? this.#lasting[place] : this.#passing.get(letter);
+  }
+
+  #add(letter: string, entry: Entry): void {
+    const place = LASTING.indexOf(letter);
+    if (place >= 0) this.#lasting[place] = entry;
+    else this.#passing.set(letter, entry);
+  }
+
   #clearFrom(place: number): void {
     for (let i = place; i < LASTING.length; i++) {
-      const entry = this.#entries.get(LASTING[i] as string);
+      const entry = this.#lasting[i];
       if (entry !== undefined) entry.live = false;
     }
   }
 }
 
 function samePairs(a: readonly MacroPair[], b: readonly MacroPair[]): boolean {
-  return a.length === b.length && a.every(([name, value], i) => name === b[i]?.[0] && value === b[i]?.[1]);
-}
-
-/** The macros of a packet, as a milter sees them. */
-export function makeDict(pairs: readonly MacroPair[]): MacroDict {
-  if (pairs.length === 0) return NO_MACROS;
-  const dict = Object.create(null) as Record<string, string>;
-  for (const [name, value] of pairs) {
-    const bare = name.startsWith('{') && name.endsWith('}') ? name.slice(1, -1) : name;
-    dict[bare] = value;
-    // The other spelling is found too, but not listed: a printed dictionary shows each macro once.
-    Object.defineProperty(dict, `{${bare}}`, { value, configurable: true, writable: true });
+  if (a.length !== b.length) return false;
+  for (let i = 0; i < a.length; i++) {
+    const [name, value] = a[i] as MacroPair;
+    const other = b[i] as MacroPair;
+    if (name !== other[0] || value !== other[1]) return false;
   }
-  return Object.freeze(dict);
+  return true;
 }

@@ -5,7 +5,7 @@
 import type { REJECT, SKIP, TEMPFAIL, Verdict } from '../constants.js';
 import { MilterError } from '../errors.js';
 import type { BodySource, BodyOptions, Edits } from './edits.js';
-import type { MacroDict } from './macros.js';
+import type { MacroDict } from './macro-dict.js';
 import type { ErrorPolicy } from './options.js';
 
 /** What a callback returns: a verdict, or nothing (which is CONTINUE, or what setReply() said), or a promise of these. */

@@ -46,13 +46,20 @@ const table: Readonly<Record<Verdict, ReadonlyArray<Scope | '-'>>> = {
   [SHUTDOWN]:  ['all', 'all',  'all',  'all', 'all', 'all', 'all', 'all', 'all', 'all'],
 };
 
+/** The same table, as it is looked up. */
+const scopes = new Map(
+  Object.entries(table).map(([verdict, row]) => [
+    verdict as Verdict,
+    Object.fromEntries(stages.map((stage, i) => [stage, row[i]])) as Readonly<Record<Stage, Scope | '-'>>,
+  ]),
+);
+
 /**
  * What a verdict ends at a stage.
  * @throws MilterError ERR_MILTER_VERDICT where it is not legal, or no verdict at all
  */
 export function scopeOf(verdict: Verdict, stage: Stage): Scope {
-  const known = typeof verdict === 'string' && Object.hasOwn(table, verdict);
-  const scope = known ? table[verdict][stages.indexOf(stage)] : undefined;
+  const scope = scopes.get(verdict)?.[stage];
   if (scope === undefined) {
     throw new MilterError('ERR_MILTER_VERDICT', `${stage}() returned ${show(verdict)}, which is no verdict`, { stage });
   }

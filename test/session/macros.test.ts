@@ -1,7 +1,8 @@
 // Macros: what a packet replaces, how long its macros live, who sees them, under which spelling.
 import t from 'tap';
 import { MilterProtocol, type MacroDict } from '../../lib/index.js';
-import { MacroStore, NO_MACROS } from '../../lib/session/macros.js';
+import { makeDict, NO_MACROS } from '../../lib/session/macro-dict.js';
+import { MacroStore } from '../../lib/session/macros.js';
 import type { Command } from '../../lib/codec/index.js';
 import { packet } from '../helpers/bytes.js';
 import { inMemory, say } from '../helpers/mta.js';
@@ -320,4 +321,19 @@ t.test('macros of MAIL that came without MAIL being sent end the message before'
   await mta.ask(say.macros('M', { i: 'i1' }), say.rcpt());
   await mta.ask(say.macros('M', { i: 'i2' }), say.rcpt());
   t.strictSame(notes, ['rcpt: own {} found i1', 'abort: found i1', 'rcpt: own {} found i2']);
+});
+
+t.test('many different lists of names are served, though not all are remembered', async (t) => {
+  for (let i = 0; i < 2_000; i++) {
+    const dict = makeDict([
+      [`{n${i}}`, 'a'],
+      ['i', String(i)],
+    ]);
+    t.strictSame(Object.entries(dict), [
+      [`n${i}`, 'a'],
+      ['i', String(i)],
+    ]);
+    t.equal(dict[`{n${i}}`], 'a');
+    t.equal(dict['{i}'], String(i));
+  }
 });
