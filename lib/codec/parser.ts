@@ -41,6 +41,11 @@ export interface ParserOptions {
    * Frames that cannot be cut are an error in any case.
    */
   lenient?: boolean | undefined;
+  /**
+   * The memory of the chunks is used again once parse() has returned (true), so nothing of a packet may be a view of it:
+   * bytes are copied, once, and packets have no `raw`. Default false: the chunks belong to the packets from then on.
+   */
+  reusedChunks?: boolean | undefined;
 }
 
 /** Reads one direction of a conversation. */
@@ -48,19 +53,29 @@ export class Parser<U extends PacketBase> implements FrameSink {
   readonly #codec: Codec<U>;
   readonly #framer: Framer;
   readonly #lenient: boolean;
+  readonly #reusedChunks: boolean;
+  #chunk: Buffer | undefined;
   #sink: PacketSink<U | OddPacket> | undefined;
 
   constructor(codec: Codec<U>, options: ParserOptions = {}) {
     this.#codec = codec;
     this.#framer = new Framer(options.maxPayload);
     this.#lenient = options.lenient === true;
+    this.#reusedChunks = options.reusedChunks === true;
   }
 
-  /** Reads a chunk; the packets that end in it go to the sink. The chunk now belongs to them: it must not be reused. */
+  /**
+   * Reads a chunk; the packets that end in it go to the sink. Without `reusedChunks` the chunk belongs to them from now
+   * on, and must not be written to any more.
+   */
   parse(chunk: Buffer, sink: PacketSink<U | OddPacket>): void {
     this.#sink = sink;
-    this.#framer.push(chunk, this);
-    this.#sink = undefined;
+    this.#chunk = chunk;
+    try {
+      this.#framer.push(chunk, this);
+    } finally {
+      this.#sink = this.#chunk = undefined;
+    }
   }
 
   /** Says that no more bytes come. @throws MilterError ERR_MILTER_TRUNCATED inside a packet */
@@ -71,24 +86,31 @@ export class Parser<U extends PacketBase> implements FrameSink {
   /** What the framer calls. */
   frame(buffer: Buffer, start: number, end: number): void {
     const sink = this.#sink as PacketSink<U | OddPacket>;
-    sink.packet(this.#lenient ? this.#readLeniently(buffer, start, end) : this.#codec.read(buffer, start, end));
+    const passing = this.#reusedChunks && buffer === this.#chunk; // a torn packet was gathered into memory of its own
+    sink.packet(
+      this.#lenient
+        ? this.#readLeniently(buffer, start, end, passing)
+        : this.#codec.read(buffer, start, end, false, passing),
+    );
   }
 
-  #readLeniently(buffer: Buffer, start: number, end: number): U | OddPacket {
+  #readLeniently(buffer: Buffer, start: number, end: number, passing: boolean): U | OddPacket {
     const code = buffer[start + 4] as number;
+    const view = buffer.subarray(start, end);
     if (this.#codec.typeOf(code) === undefined) {
-      return withRaw({ type: 'unrecognized', code, payload: buffer.subarray(start + 5, end) }, buffer, start, end);
+      const bytes = passing ? Buffer.from(view) : view;
+      return withRaw({ type: 'unrecognized', code, payload: bytes.subarray(5) }, bytes, passing);
     }
     try {
-      return this.#codec.read(buffer, start, end, true);
+      return this.#codec.read(buffer, start, end, true, passing);
     } catch (error) {
-      return withRaw({ type: 'malformed', code, error: error as MilterError }, buffer, start, end);
+      return withRaw({ type: 'malformed', code, error: error as MilterError }, view, passing);
     }
   }
 }
 
-function withRaw<P extends OddPacket>(packet: P, buffer: Buffer, start: number, end: number): P {
-  return Object.defineProperty(packet, 'raw', { value: buffer.subarray(start, end) });
+function withRaw<P extends OddPacket>(packet: P, raw: Buffer, passing: boolean): P {
+  return passing ? packet : Object.defineProperty(packet, 'raw', { value: raw });
 }
 
 /** A parser of what a mail server sends. */

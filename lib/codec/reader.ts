@@ -19,6 +19,7 @@ export class Reader {
   #position = 0;
   #end = 0;
   #packet = '';
+  #passing = false;
 
   /** Where each NUL of the packet is; only the first #nulCount entries count. */
   readonly #nuls: number[] = [];
@@ -27,13 +28,17 @@ export class Reader {
   #ascii: string | undefined;
   #asciiStart = 0;
 
-  /** Starts on the payload between two offsets; `packet` is what errors call it. */
-  open(buffer: Buffer, start: number, end: number, packet: string): void {
+  /**
+   * Starts on the payload between two offsets; `packet` is what errors call it. Of a buffer that is `passing`, used for
+   * something else afterwards, bytes are copied.
+   */
+  open(buffer: Buffer, start: number, end: number, packet: string, passing: boolean): void {
     this.#buffer = buffer;
     this.#start = start;
     this.#position = start;
     this.#end = end;
     this.#packet = packet;
+    this.#passing = passing;
     this.#nulCount = -1;
   }
 
@@ -81,11 +86,11 @@ export class Reader {
       : this.#ascii.slice(start - this.#asciiStart, nul - this.#asciiStart);
   }
 
-  /** What is left as bytes: a view, no copy. */
+  /** What is left as bytes: a view, no copy, of a buffer that stays. */
   rest(): Buffer {
     const bytes = this.#buffer.subarray(this.#position, this.#end);
     this.#position = this.#end;
-    return bytes;
+    return this.#passing ? Buffer.from(bytes) : bytes;
   }
 
   /** An error about a field, with the packet's name and the place. */

@@ -35,22 +35,22 @@ interface AnyRow {
   readonly openEnded: 'always' | 'lenient' | undefined;
 }
 
-/** A decoded packet: its fields are its own properties, its bytes are remembered but not shown. */
+/** A decoded packet: its fields are its own properties, its bytes are remembered, unless they pass, but not shown. */
 class Packet {
   readonly type: string;
-  readonly #buffer: Buffer;
+  readonly #buffer: Buffer | undefined;
   readonly #start: number;
   readonly #end: number;
 
-  constructor(type: string, buffer: Buffer, start: number, end: number) {
+  constructor(type: string, buffer: Buffer | undefined, start: number, end: number) {
     this.type = type;
     this.#buffer = buffer;
     this.#start = start;
     this.#end = end;
   }
 
-  get raw(): Buffer {
-    return this.#buffer.subarray(this.#start, this.#end);
+  get raw(): Buffer | undefined {
+    return this.#buffer?.subarray(this.#start, this.#end);
   }
 }
 
@@ -84,15 +84,17 @@ export class Codec<U extends PacketBase> {
   /**
    * Reads a whole frame, of which the buffer holds the bytes from `start` (the length) to `end`.
    * @param lenient whether a payload is read over that should not be there and does no harm
+   * @param passing whether the buffer is used again, so that the packet must not hold on to it
    * @throws MilterError ERR_MILTER_UNKNOWN_CODE, ERR_MILTER_MALFORMED
    */
-  read(buffer: Buffer, start: number, end: number, lenient = false): U {
+  read(buffer: Buffer, start: number, end: number, lenient = false, passing = false): U {
     const row = this.#byCode[buffer[start + 4] as number];
     if (row === undefined) throw unknownCode(buffer, start, end);
-    const packet = new Packet(row.type, buffer, start, end) as unknown as Record<string, unknown>;
+    const made = new Packet(row.type, passing ? undefined : buffer, start, end);
+    const packet = made as unknown as Record<string, unknown>;
     if (row.fields.length === 0 && end - start === 5) return packet as unknown as U;
     const reader = this.#reader;
-    reader.open(buffer, start + 5, end, row.type);
+    reader.open(buffer, start + 5, end, row.type, passing);
     try {
       for (let i = 0; i < row.fields.length; i++) {
         const name = row.names[i] as string;

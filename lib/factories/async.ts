@@ -54,9 +54,8 @@ export class AsyncFactory<Context = unknown, Shared = unknown> extends Factory<C
     const shared = this.#shared;
     const elsewhere =
       this.#pool === undefined ? {} : { elsewhere: new RemoteCalls(this.#pool, this.milterClass.options) };
-    const served = serve(socket, this.milterClass, { shared, overloaded, ...elsewhere }, { report, closed });
-    socket.resume();
-    return served;
+    const extras = { shared, overloaded, ...elsewhere };
+    return serve(socket, this.milterClass, extras, { report, closed }, this.options.sharedReads);
   }
 
   protected async stop(): Promise<void> {
@@ -74,7 +73,7 @@ export class AsyncFactory<Context = unknown, Shared = unknown> extends Factory<C
     const { workers, startTimeout, closeTimeout } = this.options;
     return new Pool(
       threadLink(this.options),
-      workerStart(this.milterClass, 'callInThread'),
+      workerStart(this.milterClass, 'callInThread', this.options),
       {
         size: workers ?? availableParallelism(),
         perSession: false,

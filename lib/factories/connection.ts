@@ -8,6 +8,7 @@ import type { MilterClass } from '../session/milter-class.js';
 import { Output } from '../session/output.js';
 import type { SessionExtras } from '../session/port.js';
 import { Session } from '../session/session.js';
+import { shareReads } from './shared-reads.js';
 
 /** A connection that is served. */
 export interface Served {
@@ -24,14 +25,21 @@ export interface ConnectionEvents {
   closed(): void;
 }
 
-/** Serves one connection. */
+/**
+ * Serves one connection, of a socket that has not been read from.
+ * @param sharedReads whether it may be read into memory that other connections use too
+ */
 export function serve(
-  socket: Socket,
+  accepted: Socket,
   milterClass: MilterClass,
   extras: SessionExtras,
   events: ConnectionEvents,
+  sharedReads: boolean,
 ): Served {
   const output = new Output();
+  const read = (bytes: Buffer): boolean => session.feed(bytes);
+  const reader = sharedReads ? shareReads(accepted, read) : undefined;
+  const socket = reader ?? accepted;
   const write = (bytes: Buffer): boolean => socket.write(bytes);
   let sessionOver = false;
   let socketOver = false;
@@ -52,13 +60,15 @@ export function serve(
         if (socketOver) events.closed();
       },
     },
-    extras,
+    { ...extras, reusedChunks: reader !== undefined },
   );
   socket.setNoDelay(true);
   socket.setKeepAlive(true);
-  socket.on('data', (chunk) => {
-    if (!session.feed(chunk)) socket.pause();
-  });
+  if (reader === undefined) {
+    socket.on('data', (chunk) => {
+      if (!read(chunk)) socket.pause();
+    });
+  }
   socket.on('drain', () => session.drained());
   socket.on('end', () => session.end());
   socket.on('error', (error) => session.lost(error));
@@ -66,6 +76,7 @@ export function serve(
     socketOver = true;
     if (sessionOver) events.closed();
   });
+  socket.resume();
   return {
     drain: () => session.drain(),
     destroy() {

@@ -17,6 +17,8 @@ export interface WorkerStart {
   readonly module: string;
   /** The class's name. */
   readonly className: string;
+  /** Whether the connections that it reads itself may be read into one buffer. */
+  readonly sharedReads: boolean;
   /** What the worker is called in log lines. */
   readonly worker: string;
   readonly options: Omit<CheckedOptions, 'log'> & { readonly log: undefined };

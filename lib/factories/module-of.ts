@@ -7,6 +7,7 @@ import { MAX_MS, optionError } from '../session/options.js';
 import type { MilterClass } from '../session/milter-class.js';
 import type { ProtocolClass } from '../session/protocol.js';
 import type { WorkerStart } from './messages.js';
+import type { CheckedFactoryOptions } from './options.js';
 
 /**
  * The URL of the module that a class says it lives in.
@@ -61,25 +62,26 @@ export function checkCloneable(
 
 /**
  * What the workers of a class are told first.
- * @param reader who has the mail server's socket
+ * @param options who has the mail server's socket, and how it is read
  */
 export function workerStart(
   milterClass: MilterClass,
   who: string,
-  reader: 'parent' | 'child' = 'parent',
+  { socket, sharedReads }: Pick<CheckedFactoryOptions, 'socket' | 'sharedReads'>,
 ): Omit<WorkerStart, 'worker'> {
   const { Milter, options } = milterClass;
   const { errorPolicy } = options;
   return {
     module: moduleOf(Milter, who),
     className: Milter.name,
+    sharedReads,
     // The factory logs, and sends the progress if it has the socket: it can while the worker is busy. What is a function
     // stays with it, too.
     options: {
       ...options,
       log: undefined,
       errorPolicy: typeof errorPolicy === 'function' ? undefined : errorPolicy,
-      ...(reader === 'parent' ? { progressAfter: MAX_MS, progressEvery: MAX_MS } : {}),
+      ...(socket === 'parent' ? { progressAfter: MAX_MS, progressEvery: MAX_MS } : {}),
     },
   };
 }

@@ -53,6 +53,12 @@ export interface FactoryOptions<Context = unknown> extends SessionOptions<Contex
    * its connections: what that means is up to the mail server's default action. Default 'parent'.
    */
   socket?: 'parent' | 'child' | undefined;
+  /**
+   * Reads all connections of a thread into one buffer, which is a good deal faster and hangs on something undocumented of
+   * Node's (where that is missing, it is as if this were false). false: sockets are read by their 'data' events.
+   * The connections that ThreadFactory, and ForkFactory with `socket: 'parent'`, relay are always read so. Default true.
+   */
+  sharedReads?: boolean | undefined;
   /** How long close() waits for the messages in progress, in ms. Default 30,000. */
   closeTimeout?: number | undefined;
   /** Aborted: the same as close(). */
@@ -72,6 +78,7 @@ export interface CheckedFactoryOptions {
   readonly resourceLimits: ResourceLimits | undefined;
   readonly execArgv: readonly string[] | undefined;
   readonly socket: 'parent' | 'child';
+  readonly sharedReads: boolean;
   readonly closeTimeout: number;
   readonly signal: AbortSignal | undefined;
 }
@@ -89,6 +96,7 @@ const OWN = [
   'resourceLimits',
   'execArgv',
   'socket',
+  'sharedReads',
   'closeTimeout',
   'signal',
 ] as const;
@@ -144,6 +152,7 @@ function check(options: FactoryOptions): CheckedFactoryOptions {
     resourceLimits,
     execArgv,
     socket = 'parent',
+    sharedReads = true,
     closeTimeout = 30_000,
   } = options;
   whole(1, 0x7fff_ffff)('backlog', backlog);
@@ -161,6 +170,7 @@ function check(options: FactoryOptions): CheckedFactoryOptions {
     throw optionError('execArgv', 'must be an array of strings', execArgv);
   }
   if (!['parent', 'child'].includes(socket)) throw optionError('socket', "must be 'parent' or 'child'", socket);
+  flag('sharedReads', sharedReads);
   whole(0, MAX_MS)('closeTimeout', closeTimeout);
   account('sockOwner', options.sockOwner);
   account('sockGroup', options.sockGroup);
@@ -179,6 +189,7 @@ function check(options: FactoryOptions): CheckedFactoryOptions {
     resourceLimits,
     execArgv,
     socket,
+    sharedReads,
     closeTimeout,
     signal,
   };

@@ -37,7 +37,7 @@ export abstract class PooledFactory<Context = unknown, Shared = unknown> extends
     const { workers, perSession, startTimeout, closeTimeout } = this.options;
     this.#pool = new Pool(
       this.link(),
-      workerStart(this.milterClass, this.constructor.name, this.options.socket),
+      workerStart(this.milterClass, this.constructor.name, this.options),
       {
         size: workers ?? availableParallelism(),
         perSession,
@@ -55,9 +55,7 @@ export abstract class PooledFactory<Context = unknown, Shared = unknown> extends
     const pool = this.#pool as Pool;
     const worker = overloaded ? undefined : pool.acquire();
     if (worker !== undefined) return this.entrust(socket, pool, worker, events);
-    const served = serve(socket, this.milterClass, { overloaded: true }, events);
-    socket.resume();
-    return served;
+    return serve(socket, this.milterClass, { overloaded: true }, events, this.options.sharedReads);
   }
 
   /** Has a worker serve a connection. */

@@ -39,6 +39,7 @@ export class WorkerHost {
   readonly #guests = new Map<number, Guest>();
   readonly #objects = new Map<number, RemoteObject>();
   #class: MilterClass | undefined;
+  #sharedReads = true;
   #shared: unknown;
   /** What came before the milter was ready. */
   #early: Array<{ message: ToWorker; socket: Socket | undefined }> = [];
@@ -97,6 +98,7 @@ export class WorkerHost {
       const milterClass = new MilterClass(Milter, options);
       this.#shared = await setUp(Milter, options.context);
       this.#class = milterClass;
+      this.#sharedReads = start.sharedReads;
     } catch (error) {
       this.#transport.send([['failed', packError(error)]], false);
       this.#transport.exit(1);
@@ -189,9 +191,9 @@ export class WorkerHost {
           this.#post(['closed', tenant, undefined]);
         },
       },
+      this.#sharedReads,
     );
     this.#guests.set(tenant, served);
-    socket.resume();
   }
 
   /** A logger that writes in the factory's log. */

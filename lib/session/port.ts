@@ -30,4 +30,6 @@ export interface SessionExtras {
   readonly elsewhere?: Elsewhere;
   /** What an earlier session on the same connection has agreed on: the offer that comes is only repeated. */
   readonly agreement?: Agreement;
+  /** The memory of what is fed is used again. */
+  readonly reusedChunks?: boolean;
 }

@@ -25,7 +25,7 @@ import type { CheckedOptions, ErrorPolicy } from './options.js';
 import { verdictFor } from './policy.js';
 import type { SessionExtras, SessionPort } from './port.js';
 import { Runner, type RunnerOwner } from './runner.js';
-import { LazySignal } from './signals.js';
+import { LazySignal, type Reason } from './signals.js';
 import { STAGES, stageOfLetter, type Stage, type StageCommand } from '../stages.js';
 import { Timer } from './timer.js';
 import { plainly, replyOf, scopeOf, type Scope } from './verdicts.js';
@@ -76,7 +76,10 @@ export class Session implements RunnerOwner {
     this.#overloaded = extras.overloaded === true;
     this.#agreed = extras.agreement;
     this.#port = port;
-    this.#parser = commandParser({ maxPayload: this.options.maxPayload });
+    this.#parser = commandParser({
+      maxPayload: this.options.maxPayload,
+      reusedChunks: extras.reusedChunks,
+    });
     this.#log = new MessageLog(this.options, this.macros);
     this.#idle.start(this.options.negotiationTimeout);
     this.#open();
@@ -141,8 +144,8 @@ export class Session implements RunnerOwner {
       return;
     }
     this.#inbox.add(command);
-    if (command.type === 'abort') this.#messageSignal.abort(aborted());
-    else if (command.type === 'quit' || command.type === 'quitNewConnection') this.#abortSignals(aborted());
+    if (command.type === 'abort') this.#messageSignal.abort(aborted);
+    else if (command.type === 'quit' || command.type === 'quitNewConnection') this.#abortSignals(aborted);
   }
 
   /** No more input will come: what has come is still handled. */
@@ -278,7 +281,7 @@ export class Session implements RunnerOwner {
     }
   }
 
-  #abortSignals(reason: MilterError): void {
+  #abortSignals(reason: Reason): void {
     this.#messageSignal.abort(reason);
     this.#connectionSignal.abort(reason);
   }
@@ -302,11 +305,11 @@ export class Session implements RunnerOwner {
         this.#abort(this.#talk.inMessage, nothing);
         break;
       case 'quit':
-        this.#abortSignals(aborted());
+        this.#abortSignals(aborted);
         this.#finish();
         break;
       case 'quitNewConnection':
-        this.#abortSignals(aborted());
+        this.#abortSignals(aborted);
         if (this.#talk.inMessage) this.#abort(true, () => this.#nextConnection());
         else this.#nextConnection();
         break;
@@ -569,7 +572,7 @@ export class Session implements RunnerOwner {
 
   /** Calls abort(), ends the message if there is one, and goes on. */
   #abort(interrupted: boolean, next: () => void): void {
-    if (interrupted) this.#messageSignal.abort(aborted());
+    if (interrupted) this.#messageSignal.abort(aborted);
     this.#runner.abort(interrupted, () => {
       if (interrupted) this.#endMessage('abort', 'aborted');
       this.#talk.forgetMessage();

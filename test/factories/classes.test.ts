@@ -61,8 +61,8 @@ t.test('static module: what is wrong with it, and the line to add', (t) => {
 });
 
 t.test('what workers are told first: nothing that is a function', (t) => {
-  const start = (options: object, reader?: 'child'): ReturnType<typeof workerStart> =>
-    workerStart(new MilterClass(Mortal, checkOptions(options)), 'x', reader);
+  const start = (options: object, socket: 'child' | 'parent' = 'parent'): ReturnType<typeof workerStart> =>
+    workerStart(new MilterClass(Mortal, checkOptions(options)), 'x', { socket, sharedReads: true });
   t.match(start({ errorPolicy: () => 'reject' }), {
     className: 'Mortal',
     options: { errorPolicy: undefined, log: undefined },

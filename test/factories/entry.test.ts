@@ -69,7 +69,10 @@ const has = ({ heard }: Spoken, name: string): Promise<unknown> =>
 function start(t: Test, Milter = Mortal as unknown as ProtocolClass): object {
   const trace = join(shortFolder(t), 'trace');
   touch(trace);
-  const told = workerStart(new MilterClass(Milter, checkOptions({ context: { trace } })), 'x');
+  const told = workerStart(new MilterClass(Milter, checkOptions({ context: { trace } })), 'x', {
+    socket: 'parent',
+    sharedReads: true,
+  });
   return batch(['start', { ...told, worker: 'worker' }]);
 }
 

@@ -70,7 +70,10 @@ const bytes = (tenant: number, ...commands: Command[]): ToWorker => [
 ];
 
 function startOf(Milter: ProtocolClass, options: SessionOptions = {}): ToWorker {
-  const start = workerStart(new MilterClass(Milter, checkOptions(options)), 'x');
+  const start = workerStart(new MilterClass(Milter, checkOptions(options)), 'x', {
+    socket: 'parent',
+    sharedReads: true,
+  });
   return ['start', { ...start, worker: 'worker 1' }];
 }
 

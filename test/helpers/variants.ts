@@ -36,6 +36,13 @@ export const asyncVariant: Variant = {
   make: (socket, Milter, options = {}) => new AsyncFactory(socket, Milter, options),
 };
 
+/** What AsyncFactory does where sockets cannot be read into one buffer. */
+export const dataVariant: Variant = {
+  ...asyncVariant,
+  name: "AsyncFactory on 'data' events",
+  make: (socket, Milter, options = {}) => new AsyncFactory(socket, Milter, { ...options, sharedReads: false }),
+};
+
 /** One worker, unless a test says otherwise: each costs a start, and most tests have one connection. */
 function pooled(Factory: FactoryClass, runtime: Variant['runtime'], reader: Variant['reader']): Variant {
   return {
