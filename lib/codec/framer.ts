@@ -51,12 +51,13 @@ export class Framer {
 
   /**
    * Takes the next bytes and hands on every frame that they complete. After an error, the same error again.
+   * @param length how many of the chunk's bytes count
    * @throws MilterError ERR_MILTER_EMPTY_PACKET, ERR_MILTER_PACKET_TOO_LARGE, and what the sink throws
    */
-  push(chunk: Buffer, sink: FrameSink): void {
+  push(chunk: Buffer, sink: FrameSink, length = chunk.length): void {
     if (this.#failure !== undefined) throw this.#failure.error;
     try {
-      this.#cut(chunk, sink);
+      this.#cut(chunk, length, sink);
     } catch (error) {
       this.#failure = { error };
       throw error;
@@ -84,12 +85,12 @@ export class Framer {
     return this.#lengthBytes > 0;
   }
 
-  #cut(chunk: Buffer, sink: FrameSink): void {
-    let at = this.#torn ? this.#gather(chunk, 0, sink) : 0;
-    const end = chunk.length;
+  #cut(chunk: Buffer, end: number, sink: FrameSink): void {
+    let at = this.#torn ? this.#gather(chunk, 0, end, sink) : 0;
     while (end - at >= 4) {
       const length = chunk.readUInt32BE(at);
-      if (!this.#acceptable(length)) throw this.#refusal(length, Buffer.from(chunk.subarray(at, at + SHOWN)));
+      if (!this.#acceptable(length))
+        throw this.#refusal(length, Buffer.from(chunk.subarray(at, Math.min(at + SHOWN, end))));
       const size = 4 + length;
       if (end - at < size) break;
       this.#frames++;
@@ -97,27 +98,27 @@ export class Framer {
       at += size;
       this.#offset += size;
     }
-    if (at < end) this.#gather(chunk, at, sink);
+    if (at < end) this.#gather(chunk, at, end, sink);
   }
 
   /** Adds to the torn frame, or begins one; returns where in the chunk it ends. */
-  #gather(chunk: Buffer, start: number, sink: FrameSink): number {
+  #gather(chunk: Buffer, start: number, end: number, sink: FrameSink): number {
     let at = start;
     if (this.#size === 0) {
-      const taken = chunk.copy(this.#length, this.#lengthBytes, at);
+      const taken = chunk.copy(this.#length, this.#lengthBytes, at, end);
       this.#lengthBytes += taken;
       at += taken;
       if (this.#lengthBytes < 4) return at;
       const length = this.#length.readUInt32BE(0);
       if (!this.#acceptable(length)) {
-        throw this.#refusal(length, Buffer.concat([this.#length, chunk.subarray(at, at + SHOWN - 4)]));
+        throw this.#refusal(length, Buffer.concat([this.#length, chunk.subarray(at, Math.min(at + SHOWN - 4, end))]));
       }
       this.#size = 4 + length;
-      this.#part = this.#newPart(4 + chunk.length - at);
+      this.#part = this.#newPart(4 + end - at);
       this.#filled = this.#length.copy(this.#part);
     }
-    while (at < chunk.length) {
-      const taken = chunk.copy(this.#part, this.#filled, at);
+    while (at < end) {
+      const taken = chunk.copy(this.#part, this.#filled, at, end);
       this.#filled += taken;
       at += taken;
       if (this.#filled < this.#part.length) break;
@@ -126,7 +127,7 @@ export class Framer {
         break;
       }
       this.#parts = (this.#parts ?? new BufferList()).append(this.#part);
-      this.#part = this.#newPart(chunk.length - at);
+      this.#part = this.#newPart(end - at);
       this.#filled = 0;
     }
     return at;

@@ -67,12 +67,13 @@ export class Parser<U extends PacketBase> implements FrameSink {
   /**
    * Reads a chunk; the packets that end in it go to the sink. Without `reusedChunks` the chunk belongs to them from now
    * on, and must not be written to any more.
+   * @param length how many of the chunk's bytes count; default: all
    */
-  parse(chunk: Buffer, sink: PacketSink<U | OddPacket>): void {
+  parse(chunk: Buffer, sink: PacketSink<U | OddPacket>, length = chunk.length): void {
     this.#sink = sink;
     this.#chunk = chunk;
     try {
-      this.#framer.push(chunk, this);
+      this.#framer.push(chunk, this, length);
     } finally {
       this.#sink = this.#chunk = undefined;
     }

@@ -30,16 +30,15 @@ export interface ConnectionEvents {
  * @param sharedReads whether it may be read into memory that other connections use too
  */
 export function serve(
-  accepted: Socket,
+  socket: Socket,
   milterClass: MilterClass,
   extras: SessionExtras,
   events: ConnectionEvents,
   sharedReads: boolean,
 ): Served {
   const output = new Output();
-  const read = (bytes: Buffer): boolean => session.feed(bytes);
-  const reader = sharedReads ? shareReads(accepted, read) : undefined;
-  const socket = reader ?? accepted;
+  const feed = (bytes: Buffer, length: number): boolean => session.feed(bytes, length);
+  const reusedChunks = sharedReads && shareReads(socket, feed);
   const write = (bytes: Buffer): boolean => socket.write(bytes);
   let sessionOver = false;
   let socketOver = false;
@@ -60,15 +59,13 @@ export function serve(
         if (socketOver) events.closed();
       },
     },
-    { ...extras, reusedChunks: reader !== undefined },
+    { ...extras, reusedChunks },
   );
   socket.setNoDelay(true);
   socket.setKeepAlive(true);
-  if (reader === undefined) {
-    socket.on('data', (chunk) => {
-      if (!read(chunk)) socket.pause();
-    });
-  }
+  socket.on('data', (chunk) => {
+    if (!session.feed(chunk)) socket.pause();
+  });
   socket.on('drain', () => session.drained());
   socket.on('end', () => session.end());
   socket.on('error', (error) => session.lost(error));

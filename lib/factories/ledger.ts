@@ -130,8 +130,8 @@ export class Ledger {
     else if (stage === 'mailFrom' || this.#beginsMessage(stage)) this.#begin(attached);
     if (!attached) {
       if (this.#poisoned) return this.#refuse(stage);
-      const standing = this.#talk.standingReply(stage);
-      if (standing !== undefined) return this.#talk.awaits(stage) ? standing : undefined;
+      const standing = this.#talk.standingReply(STAGES[stage]);
+      if (standing !== undefined) return this.#talk.awaits(STAGES[stage]) ? standing : undefined;
     }
     return 'worker';
   }
@@ -141,7 +141,7 @@ export class Ledger {
     if (type === 'negotiate') this.#wait(type, false);
     else if (!isStage(type)) return;
     else if (this.agreement === undefined) this.#early.push(type);
-    else if (this.#talk.awaits(type)) this.#wait(type, false);
+    else if (this.#talk.awaits(STAGES[type])) this.#wait(type, false);
   }
 
   #wait(stage: Waiting['stage'], repeated: boolean): void {
@@ -150,7 +150,7 @@ export class Ledger {
 
   /** Without a worker, where MAIL is sent, what comes outside of a message belongs to none. */
   #beginsMessage(stage: Stage): boolean {
-    return STAGES[stage].rank > 0 && !this.inMessage && !this.#talk.sends('mailFrom');
+    return STAGES[stage].rank > 0 && !this.inMessage && !this.#talk.sends(STAGES.mailFrom);
   }
 
   #begin(attached: boolean): void {
@@ -169,7 +169,7 @@ export class Ledger {
   /** A worker takes over and is told what the one before knew: these stages, whose replies the mail server has had. */
   repeat(stages: ReadonlyArray<Stage | 'negotiate'>): void {
     for (const stage of stages) {
-      if (stage === 'negotiate' || this.#talk.awaits(stage)) this.#wait(stage, true);
+      if (stage === 'negotiate' || this.#talk.awaits(STAGES[stage])) this.#wait(stage, true);
     }
   }
 
@@ -238,7 +238,7 @@ export class Ledger {
   }
 
   #refuse(stage: Stage): Fate {
-    return this.#talk.awaits(stage) ? this.#refuseNow({ stage, message: this.#message }) : undefined;
+    return this.#talk.awaits(STAGES[stage]) ? this.#refuseNow({ stage, message: this.#message }) : undefined;
   }
 
   #refuseNow(command: Pick<Waiting, 'stage' | 'message'>): Reply {

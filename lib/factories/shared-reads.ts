@@ -1,19 +1,21 @@
 /**
  * Reads every connection of a thread into one buffer. A socket's 'data' events bring new memory with each read, which costs
- * about as much as the read itself; net.Socket can read into memory of ours instead (its `onread` option), but net.Server
- * does not pass that on. So the connection of an accepted socket is given to a second Socket, by way of `handle`, an
- * undocumented option of the same constructor. All that is undocumented is in this file, and looked for before it is used:
- * where it is not as expected, the accepted socket is left as it is and its 'data' events are listened to.
+ * about as much as the read itself. A net.Socket that is made with the option `onread` reads into memory of ours instead,
+ * but net.Server makes its sockets without. So an accepted socket gets here what that option would have given it.
+ *
+ * All that is undocumented about it is in this file, and looked for before it is used: where it is not as expected, the
+ * socket is left as it is, and its 'data' events are listened to.
  */
 import createDebug from 'debug';
-import { Socket, type SocketConstructorOpts } from 'node:net';
+import { Socket } from 'node:net';
 
 const debug = createDebug('milter:factory');
 
 /**
- * Takes the bytes that have come, of a buffer that is used again for the next ones; false: read no more before resume().
+ * Takes the bytes that have come: the first `length` ones of a buffer that is used again for the next ones. False: read no
+ * more before resume().
  */
-export type OnBytes = (bytes: Buffer) => boolean;
+export type OnBytes = (buffer: Buffer, length: number) => boolean;
 
 /**
  * Room for the largest packet that a server may send without asking (64 KiB and 5 bytes) and another one: so a chunk of a
@@ -22,29 +24,37 @@ export type OnBytes = (bytes: Buffer) => boolean;
 const SIZE = 128 * 1024;
 let shared: Buffer | undefined;
 
+/** Where a socket keeps the two halves of `onread`. */
+const [kBuffer, kBufferCb] = ['kBuffer', 'kBufferCb'].map((name) =>
+  Object.getOwnPropertySymbols(new Socket()).find(({ description }) => description === name),
+);
+
 /** What accepted sockets are made of. */
 interface Insides {
-  _handle?: { useUserBuffer?: unknown; readStart?: unknown } | null;
-  _server?: unknown;
-  server?: unknown;
+  _handle?: { useUserBuffer?: (buffer: Buffer) => void } | null;
+  [name: symbol]: unknown;
 }
 
 /**
- * A socket for the same connection, which reads into the shared buffer; undefined where that does not work. The given one
- * must not have been read from, and is of no use afterwards.
+ * Has a socket read into the shared buffer; false where that does not work. It must not have been read from. Its 'data'
+ * events, 'end' excepted, never come; pause(), resume() and everything else are as ever.
  */
-export function shareReads(accepted: Socket, onBytes: OnBytes): Socket | undefined {
-  const old = accepted as unknown as Insides;
-  const handle = old._handle;
-  if (typeof handle?.useUserBuffer !== 'function' || accepted.readableLength > 0 || accepted.destroyed) {
+export function shareReads(socket: Socket, onBytes: OnBytes): boolean {
+  const insides = socket as unknown as Insides;
+  const handle = insides._handle;
+  if (
+    kBuffer === undefined ||
+    kBufferCb === undefined ||
+    typeof handle?.useUserBuffer !== 'function' ||
+    insides[kBuffer] !== null ||
+    socket.readableLength > 0
+  ) {
     debug('this connection cannot be read into the shared buffer');
-    return undefined;
+    return false;
   }
   const buffer = (shared ??= Buffer.allocUnsafeSlow(SIZE));
-  const callback = (length: number): boolean => onBytes(buffer.subarray(0, length));
-  // The server counts its connections by these.
-  const { _server, server } = old;
-  old._handle = old._server = old.server = null;
-  const options = { handle, allowHalfOpen: true, onread: { buffer, callback } };
-  return Object.assign(new Socket(options as unknown as SocketConstructorOpts), { _server, server });
+  insides[kBuffer] = buffer;
+  insides[kBufferCb] = (length: number) => onBytes(buffer, length);
+  handle.useUserBuffer(buffer);
+  return true;
 }

@@ -7,7 +7,7 @@ import { CONTINUE, TEMPFAIL } from '../constants.js';
 import { outOfOrder } from './failures.js';
 import type { Answer } from './host.js';
 import type { Agreement } from './negotiate.js';
-import { STAGES, type Stage } from '../stages.js';
+import { STAGES, type Stage, type StageRow } from '../stages.js';
 import type { Scope } from './verdicts.js';
 
 /** A verdict that later commands get again. */
@@ -38,13 +38,13 @@ export class Conversation {
   #kept: Kept | undefined;
 
   /** Whether the mail server sends a command. */
-  sends(stage: Stage): boolean {
-    return ((this.agreement as Agreement).protocol & STAGES[stage].no) === 0;
+  sends({ no }: StageRow): boolean {
+    return ((this.agreement as Agreement).protocol & no) === 0;
   }
 
   /** Whether the mail server waits for the answer to a command. */
-  awaits(stage: Stage): boolean {
-    return ((this.agreement as Agreement).protocol & STAGES[stage].nr) === 0;
+  awaits({ nr }: StageRow): boolean {
+    return ((this.agreement as Agreement).protocol & nr) === 0;
   }
 
   // ---- borders ------------------------------------------------------------------------------------------------------
@@ -73,7 +73,7 @@ export class Conversation {
    * @throws MilterError ERR_MILTER_SEQUENCE for an end of message where there is nothing to end
    */
   beginsMessage(stage: Stage): boolean {
-    if (!this.sends('mailFrom')) return true;
+    if (!this.sends(STAGES.mailFrom)) return true;
     if (stage === 'eob' && this.#standing?.complete !== false) throw outOfOrder(stage, 'no message to end');
     return false;
   }
@@ -123,8 +123,7 @@ export class Conversation {
    * The reply to a command that no callback, and no kept verdict, is asked about: the verdict that stands; a refusal for
    * now where a command of a message comes outside of one.
    */
-  standingReply(stage: Stage): Reply | undefined {
-    const { rank } = STAGES[stage];
+  standingReply({ rank }: StageRow): Reply | undefined {
     if (this.#standing !== undefined && (rank > 0 || this.#standing.scope === 'all')) return this.#standing.reply;
     return rank > 0 && !this.inMessage ? STRAY : undefined;
   }

@@ -29,6 +29,9 @@ export interface Answer {
   readonly text?: string;
 }
 
+/** What most callbacks say. */
+const GO_ON: Answer = { verdict: CONTINUE };
+
 export class ProtocolHost implements Host {
   /** The callback that runs. */
   stage: Stage | 'abort' | 'close' | undefined;
@@ -70,7 +73,8 @@ export class ProtocolHost implements Host {
   answer(returned: Verdict | void): Answer {
     const reply = this.#reply;
     const skipped = this.#skipped;
-    if (returned === undefined) return reply ?? { verdict: skipped ? SKIP : CONTINUE };
+    if (reply === undefined && !skipped && (returned === undefined || returned === CONTINUE)) return GO_ON;
+    if (returned === undefined) return reply ?? { verdict: SKIP };
     if (reply !== undefined && returned === reply.verdict) return reply;
     if (reply !== undefined) {
       const details = { stage: this.stage, returned, reply: reply.text };

@@ -26,7 +26,7 @@ import { verdictFor } from './policy.js';
 import type { SessionExtras, SessionPort } from './port.js';
 import { Runner, type RunnerOwner } from './runner.js';
 import { LazySignal, type Reason } from './signals.js';
-import { STAGES, stageOfLetter, type Stage, type StageCommand } from '../stages.js';
+import { STAGES, stageOfLetter, type Stage, type StageCommand, type StageRow } from '../stages.js';
 import { Timer } from './timer.js';
 import { plainly, replyOf, scopeOf, type Scope } from './verdicts.js';
 
@@ -76,10 +76,8 @@ export class Session implements RunnerOwner {
     this.#overloaded = extras.overloaded === true;
     this.#agreed = extras.agreement;
     this.#port = port;
-    this.#parser = commandParser({
-      maxPayload: this.options.maxPayload,
-      reusedChunks: extras.reusedChunks,
-    });
+    const { maxPayload } = this.options;
+    this.#parser = commandParser({ maxPayload, reusedChunks: extras.reusedChunks });
     this.#log = new MessageLog(this.options, this.macros);
     this.#idle.start(this.options.negotiationTimeout);
     this.#open();
@@ -107,17 +105,20 @@ export class Session implements RunnerOwner {
 
   // ---- input --------------------------------------------------------------------------------------------------------
 
-  /** Takes bytes. False: take a rest until the port's `resume()`. */
-  feed(chunk: Buffer): boolean {
+  /**
+   * Takes bytes. False: take a rest until the port's `resume()`.
+   * @param length how many of the chunk's bytes count
+   */
+  feed(chunk: Buffer, length = chunk.length): boolean {
     if (this.#over || this.#ending) return true;
     this.#idle.touch();
     const ahead = this.#runner.busy;
     try {
-      this.#parser.parse(chunk, this);
+      this.#parser.parse(chunk, this, length);
     } catch (error) {
       if (!this.#over) this.#fail(error); // what follows a QUIT is nobody's
     }
-    return this.#goOn(ahead, chunk.length);
+    return this.#goOn(ahead, length);
   }
 
   /** Takes a command. False: take a rest until the port's `resume()`. */
@@ -334,7 +335,7 @@ export class Session implements RunnerOwner {
   /** Macros of a command that is not sent stand for the command: they begin and end what it would. */
   #macro(command: MacroCommand): void {
     const stage = stageOfLetter(command.stage);
-    if (stage === undefined || this.agreement === undefined || this.#talk.sends(stage)) {
+    if (stage === undefined || this.agreement === undefined || this.#talk.sends(STAGES[stage])) {
       this.macros.define(command);
       return;
     }
@@ -343,25 +344,26 @@ export class Session implements RunnerOwner {
       return;
     }
     this.macros.define(command);
-    this.#arrive(stage);
+    this.#arrive(stage, STAGES[stage]);
     this.macros.begin(command.stage);
   }
 
   /** A command that has a callback. */
   #event(command: StageCommand): void {
     const stage = command.type;
+    const row = STAGES[stage];
     if (this.#interrupts(stage)) {
       this.#abort(true, () => this.#event(command));
       return;
     }
     if (stage === 'connect') this.#talk.connect();
-    this.#arrive(stage);
+    this.#arrive(stage, row);
     if (stage === 'eob' && command.chunk !== undefined && this.#talk.inMessage) {
       this.#splitEob(command.chunk);
       return;
     }
-    const macros = this.macros.begin(STAGES[stage].letter);
-    const standing = this.#talk.standingReply(stage);
+    const macros = this.macros.begin(row.letter);
+    const standing = this.#talk.standingReply(row);
     const kept = this.#talk.keptFor(stage);
     if (standing !== undefined) {
       if (this.#expectsReply(command)) this.#port.reply(standing);
@@ -379,10 +381,10 @@ export class Session implements RunnerOwner {
     return this.#talk.inMessage && (stage === 'helo' || stage === 'mailFrom');
   }
 
-  #arrive(stage: Stage): void {
+  #arrive(stage: Stage, row: StageRow): void {
     if (stage === 'helo') this.#talk.helo();
     else if (stage === 'mailFrom') this.#beginMessage();
-    else if (STAGES[stage].rank > 0 && !this.#talk.inMessage && this.#talk.beginsMessage(stage)) this.#beginMessage();
+    else if (row.rank > 0 && !this.#talk.inMessage && this.#talk.beginsMessage(stage)) this.#beginMessage();
   }
 
   #beginMessage(): void {
@@ -399,7 +401,7 @@ export class Session implements RunnerOwner {
   }
 
   #expectsReply(command: StageCommand): boolean {
-    return command !== this.#tail && this.#talk.awaits(command.type);
+    return command !== this.#tail && this.#talk.awaits(STAGES[command.type]);
   }
 
   #nextConnection(): void {

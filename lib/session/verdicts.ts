@@ -46,20 +46,22 @@ const table: Readonly<Record<Verdict, ReadonlyArray<Scope | '-'>>> = {
   [SHUTDOWN]:  ['all', 'all',  'all',  'all', 'all', 'all', 'all', 'all', 'all', 'all'],
 };
 
-/** The same table, as it is looked up. */
-const scopes = new Map(
-  Object.entries(table).map(([verdict, row]) => [
-    verdict as Verdict,
-    Object.fromEntries(stages.map((stage, i) => [stage, row[i]])) as Readonly<Record<Stage, Scope | '-'>>,
-  ]),
-);
+/** The same table by columns, as it is looked up. */
+const scopes = Object.fromEntries(stages.map((stage, i) => [stage, column(i)])) as Readonly<
+  Record<Stage, Readonly<Partial<Record<string, Scope | '-'>>>>
+>;
+
+function column(i: number): Partial<Record<string, Scope | '-'>> {
+  const rows = Object.entries(table).map(([verdict, row]) => [verdict, row[i]]);
+  return Object.setPrototypeOf(Object.fromEntries(rows), null);
+}
 
 /**
  * What a verdict ends at a stage.
  * @throws MilterError ERR_MILTER_VERDICT where it is not legal, or no verdict at all
  */
 export function scopeOf(verdict: Verdict, stage: Stage): Scope {
-  const scope = scopes.get(verdict)?.[stage];
+  const scope = typeof verdict === 'string' ? scopes[stage][verdict] : undefined;
   if (scope === undefined) {
     throw new MilterError('ERR_MILTER_VERDICT', `${stage}() returned ${show(verdict)}, which is no verdict`, { stage });
   }

@@ -48,6 +48,21 @@ t.test('P2 a torn frame shares no memory with the chunks it came in, so that the
   }
 });
 
+t.test('P2 of a chunk only as many bytes count as are said to', async (t) => {
+  const bytes = Buffer.concat([packet('B', Buffer.from('one')), packet('B', Buffer.alloc(10_000, 1))]);
+  for (const size of [1, 3, 5, 9, 4096, bytes.length]) {
+    const frames = new Frames();
+    const framer = new Framer();
+    for (const piece of cut(bytes, size)) {
+      framer.push(Buffer.concat([piece, Buffer.alloc(5000, 0xff)]), frames, piece.length);
+    }
+    t.ok(Buffer.concat(frames.all).equals(bytes), `in pieces of ${size}`);
+    framer.end();
+  }
+  const error = failure(() => new Framer(10).push(Buffer.concat([u32(99), Buffer.of(0x42, 1)]), new Frames(), 5));
+  t.equal(error.bytes?.length, 5, 'and an error shows no others');
+});
+
 t.test('P2 P3 frames of every size around the borders survive every way to cut them', async (t) => {
   const sizes = [0, 1, 3, 4, 5, 1000, 4096, 65_534, 65_535, 65_536, 70_000, 131_072, 262_143];
   const frames = sizes.map((size, i) => packet(String.fromCharCode(0x41 + i), Buffer.alloc(size, i)));
