@@ -1,106 +1,106 @@
-/** The mail server of the benches: sends the same message again and again, each command answered before the next. */
+/**
+ * The mail server of the benches: sends the same message again and again over some connections, and checks each answer.
+ * A wrong answer, a lost connection and a milter that falls silent are errors: what is wrong need not be fast.
+ */
 import { connect, type Socket } from 'node:net';
-import { encodeCommand, Framer, type Command } from 'milter-stream/codec';
 import { parseAddress } from 'milter-stream';
+import { Conversation } from './conversation.js';
+import type { Message } from './message.js';
+import { Script } from './script.js';
 
-/** What a message is made of. */
+/** What is sent, and how. */
 export interface Traffic {
-  readonly headers: number;
-  readonly recipients: number;
-  readonly bodyBytes: number;
+  readonly message: Message;
+  readonly connections: number;
+  /** Messages on a connection before the next one is opened. */
+  readonly perConnection: number;
+  /** Whether the milter adds a header to each message. */
+  readonly addsHeader?: boolean;
+}
+
+/** When it is enough: the messages in progress are still sent. */
+export interface Limit {
+  readonly seconds?: number;
+  readonly messages?: number;
 }
 
 export interface Load {
   readonly messages: number;
   readonly seconds: number;
-  /** How long each message took, in ms. */
-  readonly latencies: number[];
+  /**
+   * How long each message took, in ms, in ascending order: from when it could be sent to the answer at its end. The first
+   * one of a connection pays for the connection.
+   */
+  readonly latencies: readonly number[];
 }
 
-const OFFER: Command = { type: 'negotiate', version: 6, actions: 0x1ff, protocol: 0x1fffff };
+/** How long an answer may take, in ms. */
+const STALL = 30_000;
 
-/** What is sent, in steps: each is answered once. */
-function steps({ headers, recipients, bodyBytes }: Traffic): Buffer[] {
-  const macros: Command = { type: 'macro', stage: 'M', macros: [['i', '4cXyZ1AbCdEf']] };
-  const list: Command[][] = [[macros, { type: 'mailFrom', address: '<alice@example.org>', args: ['SIZE=2048'] }]];
-  for (let i = 0; i < recipients; i++) list.push([{ type: 'rcpt', address: `<bob${i}@example.com>`, args: [] }]);
-  list.push([{ type: 'data' }]);
-  for (let i = 0; i < headers; i++) {
-    list.push([{ type: 'header', name: `X-Header-${i}`, value: 'from mx.example.org by mail.example.com; x 12' }]);
-  }
-  list.push([{ type: 'eoh' }]);
-  for (let left = bodyBytes; left > 0; left -= 65_535) {
-    list.push([{ type: 'body', chunk: Buffer.alloc(Math.min(left, 65_535), 'milter-stream\r\n') }]);
-  }
-  list.push([{ type: 'eob' }]);
-  return list.map((commands) => Buffer.concat(commands.map((command) => encodeCommand(command))));
-}
-
-/** One connection: messages one after the other until `over()`. */
-class Client {
-  readonly latencies: number[] = [];
-  readonly done: Promise<void>;
-  readonly #socket: Socket;
-  readonly #steps: readonly Buffer[];
-  readonly #over: () => boolean;
-  readonly #framer = new Framer();
-  #opening: Buffer[];
-  #step = 0;
-  #since = 0;
-
-  constructor(address: string, message: readonly Buffer[], over: () => boolean) {
-    const place = parseAddress(address, 'connect');
-    this.#steps = message;
-    this.#over = over;
-    this.#opening = [
-      encodeCommand(OFFER),
-      encodeCommand({ type: 'connect', hostname: 'mx', family: '4', port: 25, address: '192.0.2.1' }),
-      encodeCommand({ type: 'helo', name: 'mx.example.org' }),
-    ];
-    this.#socket = place.kind === 'unix' ? connect(place.path) : connect(place.port, place.host);
-    this.#socket.setNoDelay(true);
-    this.#socket.on('data', (chunk) => this.#framer.push(chunk, this));
-    this.done = new Promise((resolve, reject) => {
-      this.#socket.on('error', reject);
-      this.#socket.on('close', () => resolve());
-    });
-    this.#next();
-  }
-
-  /** A reply has come. */
-  frame(): void {
-    this.#next();
-  }
-
-  #next(): void {
-    const opening = this.#opening.shift();
-    if (opening !== undefined) {
-      this.#socket.write(opening);
-      return;
-    }
-    const now = performance.now();
-    if (this.#step === this.#steps.length) {
-      this.latencies.push(now - this.#since);
-      this.#step = 0;
-    }
-    if (this.#step === 0) {
-      this.#since = now;
-      if (this.#over()) {
-        this.#socket.end(encodeCommand({ type: 'quit' }));
-        return;
-      }
-    }
-    this.#socket.write(this.#steps[this.#step++] as Buffer);
-  }
-}
-
-/** Sends messages over some connections for some time. */
-export async function load(address: string, traffic: Traffic, connections: number, seconds: number): Promise<Load> {
-  const message = steps(traffic);
+/** Sends messages until a limit is reached; each connection sends one at least. */
+export async function load(address: string, traffic: Traffic, limit: Limit, stall = STALL): Promise<Load> {
+  const script = new Script(traffic.message, traffic.addsHeader);
+  const place = parseAddress(address, 'connect');
+  const sockets = new Set<Socket>();
+  const latencies: number[] = [];
+  const { seconds = Infinity, messages = Infinity } = limit;
   const start = performance.now();
-  const over = (): boolean => performance.now() - start > seconds * 1000;
-  const clients = Array.from({ length: connections }, () => new Client(address, message, over));
-  await Promise.all(clients.map((client) => client.done));
-  const latencies = clients.flatMap((client) => client.latencies).sort((a, b) => a - b);
-  return { messages: latencies.length, seconds: (performance.now() - start) / 1000, latencies };
+  let failure: Error | undefined;
+
+  const enough = (): boolean =>
+    failure !== undefined || latencies.length >= messages || performance.now() - start > seconds * 1000;
+
+  const connection = (): Promise<void> =>
+    new Promise((resolve, reject) => {
+      let since = performance.now();
+      let left = traffic.perConnection;
+      const socket = place.kind === 'unix' ? connect(place.path) : connect(place.port, place.host);
+      const talk = new Conversation(script, {
+        send: (bytes) => socket.write(bytes),
+        more() {
+          const now = performance.now();
+          latencies.push(now - since);
+          since = now;
+          return --left > 0 && !enough();
+        },
+        end: (bytes) => socket.end(bytes),
+      });
+      sockets.add(socket);
+      socket.setNoDelay(true);
+      socket.setTimeout(stall, () => socket.destroy(new Error(`nothing came for ${stall / 1000} s, ${talk.where}`)));
+      socket.on('data', (chunk) => {
+        try {
+          talk.receive(chunk);
+        } catch (error) {
+          socket.destroy(error as Error);
+        }
+      });
+      // A milter may close before it has read QUIT: that is no loss.
+      socket.on('error', (error) => {
+        const { code } = error as NodeJS.ErrnoException;
+        if (code === undefined) reject(error);
+        else if (!talk.over) reject(new Error(`connection lost (${code}), ${talk.where}`));
+      });
+      socket.on('close', () => {
+        sockets.delete(socket);
+        if (talk.over) resolve();
+        else reject(new Error(`connection lost, ${talk.where}`));
+      });
+      talk.start();
+    });
+
+  const client = async (): Promise<void> => {
+    try {
+      do await connection();
+      while (!enough());
+    } catch (error) {
+      failure ??= error as Error;
+      for (const socket of sockets) socket.destroy();
+    }
+  };
+
+  await Promise.all(Array.from({ length: traffic.connections }, client));
+  if (failure !== undefined) throw failure;
+  const took = (performance.now() - start) / 1000;
+  return { messages: latencies.length, seconds: took, latencies: latencies.sort((a, b) => a - b) };
 }
