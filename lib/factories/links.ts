@@ -2,7 +2,9 @@
 import { fork } from 'node:child_process';
 import type { Socket } from 'node:net';
 import { Worker, type ResourceLimits } from 'node:worker_threads';
-import { isEnvelope, type FromWorker, type ToWorker } from './messages.js';
+import { BatchPipe, PIPE } from './batch-pipe.js';
+import { isEnvelope, memoryOf, pack, unpack } from './batch.js';
+import type { FromWorker, ToWorker } from './messages.js';
 import { inheritedFlags, inheritedVariables } from './worker-environment.js';
 
 export interface LinkEvents {
@@ -25,6 +27,8 @@ export type StartLink = (events: LinkEvents) => Link;
 export interface LinkOptions {
   readonly resourceLimits: ResourceLimits | undefined;
   readonly execArgv: readonly string[] | undefined;
+  /** Who has the mail server's sockets. */
+  readonly socket: 'parent' | 'child';
 }
 
 const ENTRY = new URL('./protocol-host.js', import.meta.url);
@@ -46,36 +50,38 @@ export function threadLink({ resourceLimits, execArgv }: LinkOptions): StartLink
     let cause: unknown;
     const { threadId } = worker; // of a thread that has ended it is -1
     worker.on('message', (message: unknown) => {
-      if (isEnvelope<FromWorker>(message)) events.received(message.milterStream, message.answer === true);
+      if (isEnvelope<FromWorker>(message)) events.received(unpack(message), message.answer === true);
     });
     worker.on('error', (error) => (cause = error));
     worker.on('exit', (code) => events.ended(`ended with exit code ${code}`, cause));
     return {
       name: `thread ${threadId}`,
       send(batch) {
-        worker.postMessage({ milterStream: batch }, buffersOf(batch));
+        const envelope = pack(batch);
+        worker.postMessage(envelope, memoryOf(envelope));
       },
       kill: () => void worker.terminate(),
     };
   };
 }
 
-/** Their memory moves to the worker instead of being copied once more. */
-function buffersOf(batch: readonly ToWorker[]): ArrayBuffer[] {
-  const buffers: ArrayBuffer[] = [];
-  for (const message of batch) if (message[0] === 'bytes') buffers.push(message[2].buffer as ArrayBuffer);
-  return buffers;
-}
-
-/** Starts worker processes. */
-export function processLink({ resourceLimits, execArgv }: LinkOptions): StartLink {
+/**
+ * Starts worker processes. Batches go through a pipe, unless sockets are to go with them: these need Node's own channel,
+ * and the order is to be kept.
+ */
+export function processLink({ resourceLimits, execArgv, socket }: LinkOptions): StartLink {
   const flags = execArgv ?? inheritedFlags(process.execArgv);
+  const piped = socket === 'parent';
   return (events) => {
     const child = fork(ENTRY, commandLine(), {
       serialization: 'advanced',
-      env: inheritedVariables(process.env),
+      env: { ...inheritedVariables(process.env), ...(piped && { [PIPE]: '4' }) },
       execArgv: [...flags, ...heapFlags(resourceLimits)],
+      stdio: ['inherit', 'inherit', 'inherit', 'ipc', ...(piped ? ['pipe' as const] : [])],
     });
+    const pipe = piped
+      ? new BatchPipe<ToWorker, FromWorker>(child.stdio[4] as Socket, (batch, answer) => events.received(batch, answer))
+      : undefined;
     let over = false;
     const end = (how: string, cause?: unknown): void => {
       if (over) return;
@@ -83,19 +89,21 @@ export function processLink({ resourceLimits, execArgv }: LinkOptions): StartLin
       events.ended(how, cause);
     };
     child.on('message', (message: unknown) => {
-      if (!over && isEnvelope<FromWorker>(message)) events.received(message.milterStream, message.answer === true);
+      if (!over && isEnvelope<FromWorker>(message)) events.received(unpack(message), message.answer === true);
     });
     child.on('error', (error) => {
       if (child.pid === undefined) end('could not be started', error);
     });
-    child.on('exit', (code, signal) =>
+    // What it has said before it ended has been heard by then.
+    child.on(piped ? 'close' : 'exit', (code: number | null, signal: string | null) =>
       end(signal === null ? `ended with exit code ${code}` : `was ended by ${signal}`),
     );
     return {
       name: `process ${child.pid ?? '(none)'}`,
       send(batch, socket) {
         // What cannot be sent because it is about to end is answered when it has ended.
-        if (child.connected) child.send({ milterStream: batch }, socket, { keepOpen: true }, () => {});
+        if (pipe !== undefined) pipe.send(batch);
+        else if (child.connected) child.send(pack(batch), socket, { keepOpen: true }, () => {});
       },
       kill: () => void child.kill('SIGKILL'),
     };

@@ -98,17 +98,6 @@ export type FromTenant =
   | readonly ['returned', tenant: number, call: number, RemoteResult]
   | readonly ['threw', tenant: number, call: number, PackedError];
 
-/** A batch as it travels; the name keeps it apart from what a milter's own code sends. */
-export interface Envelope<M> {
-  readonly milterStream: readonly M[];
-  /** It answers a batch, one for one. */
-  readonly answer?: boolean;
-}
-
-export function isEnvelope<M>(message: unknown): message is Envelope<M> {
-  return typeof message === 'object' && message !== null && Array.isArray((message as Envelope<M>).milterStream);
-}
-
 /** Bytes that travel alone: a view would take the whole chunk with it, which it was cut from. */
 export function alone(bytes: Uint8Array): Uint8Array {
   return new Uint8Array(bytes);

@@ -4,9 +4,11 @@
  * A process ignores SIGINT, SIGTERM and SIGHUP, which a terminal or a service manager sends to the whole group: its factory
  * decides when it ends. It ends by itself when the factory is gone.
  */
-import type { Socket } from 'node:net';
+import { Socket } from 'node:net';
 import { parentPort } from 'node:worker_threads';
-import { isEnvelope, type Envelope, type FromWorker, type ToWorker } from './messages.js';
+import { BatchPipe, PIPE } from './batch-pipe.js';
+import { isEnvelope, memoryOf, pack, unpack, type Envelope } from './batch.js';
+import type { FromWorker, ToWorker } from './messages.js';
 import { enterWorker } from './worker-context.js';
 import { WorkerHost } from './worker-host.js';
 
@@ -19,29 +21,29 @@ else inProcess();
 function inThread(port: NonNullable<typeof parentPort>): void {
   const host = new WorkerHost({
     send(batch, answer) {
-      port.postMessage({ milterStream: batch, answer }, buffersOf(batch));
+      const envelope = pack(batch, answer);
+      port.postMessage(envelope, memoryOf(envelope));
     },
     exit: (code) => process.exit(code),
   });
   port.on('message', (message: unknown) => {
-    if (isEnvelope<ToWorker>(message)) host.receive(message.milterStream);
+    if (isEnvelope<ToWorker>(message)) host.receive(unpack(message));
   });
 }
 
-/** Their memory moves to the factory instead of being copied once more. */
-function buffersOf(batch: readonly FromWorker[]): ArrayBuffer[] {
-  const buffers: ArrayBuffer[] = [];
-  for (const message of batch) if (message[0] === 'bytes') buffers.push(message[2].buffer as ArrayBuffer);
-  return buffers;
-}
-
 function inProcess(): void {
+  const descriptor = process.env[PIPE];
+  delete process.env[PIPE];
+  if (descriptor !== undefined) {
+    withPipe(new Socket({ fd: Number(descriptor), readable: true, writable: true }));
+    return;
+  }
   const send = (message: Envelope<FromWorker>, done: () => void): void => {
     (process.send as NonNullable<typeof process.send>)(message, undefined, undefined, done);
   };
   const host = new WorkerHost({
     send(batch, answer) {
-      if (process.connected) send({ milterStream: batch, answer }, () => {});
+      if (process.connected) send(pack(batch, answer), () => {});
     },
     exit(code) {
       if (!process.connected) process.exit(code);
@@ -50,9 +52,23 @@ function inProcess(): void {
     },
   });
   process.on('message', (message: unknown, socket: unknown) => {
-    if (isEnvelope<ToWorker>(message)) host.receive(message.milterStream, socket as Socket | undefined);
+    if (isEnvelope<ToWorker>(message)) host.receive(unpack(message), socket as Socket | undefined);
   });
   process.on('disconnect', () => host.abandoned());
+  together(host);
+}
+
+function together(host: WorkerHost): void {
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => {});
   process.on('uncaughtExceptionMonitor', (error) => host.dying(error));
+}
+
+function withPipe(socket: Socket): void {
+  const host = new WorkerHost({
+    send: (batch, answer) => pipe.send(batch, answer),
+    exit: (code) => pipe.end(() => process.exit(code)), // behind everything else
+  });
+  const pipe = new BatchPipe<FromWorker, ToWorker>(socket, (batch) => host.receive(batch));
+  socket.on('close', () => host.abandoned());
+  together(host);
 }

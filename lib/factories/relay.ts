@@ -18,7 +18,7 @@ import type { ConnectionEvents, Served } from './connection.js';
 import { HeldEdits } from './held-edits.js';
 import { Ledger, type Sent, type Waiting } from './ledger.js';
 import { Memo, type Frame } from './memo.js';
-import { alone, arrived, type FromTenant, type ToWorker } from './messages.js';
+import { arrived, type FromTenant, type ToWorker } from './messages.js';
 import type { Pool } from './pool.js';
 import type { PoolWorker, Tenant } from './pool-worker.js';
 import { Pieces } from './pieces.js';
@@ -209,7 +209,7 @@ export class Relay implements Tenant, Served, FrameSink {
     for (const bytes of this.#toWorker.take()) {
       if (this.#ledger.agreement === undefined) this.#memo.addBeforeAgreement(bytes);
       this.#unhandled += bytes.length;
-      this.#post(['bytes', this.#tenant, alone(bytes)]);
+      this.#post(['bytes', this.#tenant, bytes]);
     }
     this.#watch();
   }
@@ -491,7 +491,7 @@ export class Relay implements Tenant, Served, FrameSink {
     this.#ledger.given('negotiate');
     for (const bytes of this.#memo.beforeAgreement) {
       this.#unhandled += bytes.length;
-      this.#post(['bytes', this.#tenant, alone(bytes)]);
+      this.#post(['bytes', this.#tenant, bytes]);
     }
     if (this.#inputEnded) this.#post(['end', this.#tenant]);
     this.#watch();

@@ -5,7 +5,7 @@
 import type { MilterClass } from '../session/milter-class.js';
 import { Output } from '../session/output.js';
 import { Session } from '../session/session.js';
-import { alone, type FromTenant, type SessionStart } from './messages.js';
+import { type FromTenant, type SessionStart } from './messages.js';
 import { packError, unpackError, type PackedError } from './portable.js';
 
 /** The factory hears of bytes that were handled in such portions; its window is several of them. */
@@ -90,7 +90,7 @@ export class RelayedSession {
 
   #write(bytes: Buffer): boolean {
     this.#underWay += bytes.length;
-    this.#post(['bytes', this.#tenant, alone(bytes)]);
+    this.#post(['bytes', this.#tenant, bytes]);
     return this.#underWay < REPLY_WINDOW;
   }
 }

@@ -5,6 +5,8 @@ import { connect, createServer, type AddressInfo, type Socket } from 'node:net';
 import { join } from 'node:path';
 import t, { type Test } from 'tap';
 import { Worker } from 'node:worker_threads';
+import { isEnvelope, unpack, type Envelope } from '../../lib/factories/batch.js';
+import { BatchPipe, PIPE } from '../../lib/factories/batch-pipe.js';
 import type { FromWorker, ToWorker } from '../../lib/factories/messages.js';
 import { workerStart } from '../../lib/factories/module-of.js';
 import type { ProtocolClass } from '../../lib/index.js';
@@ -26,8 +28,8 @@ interface Spoken {
   readonly ended: Promise<unknown>;
 }
 
-function gather(heard: FromWorker[]): (message: { milterStream: FromWorker[] }) => void {
-  return ({ milterStream }) => void heard.push(...milterStream);
+function gather(heard: FromWorker[]): (message: Envelope<FromWorker>) => void {
+  return (message) => void heard.push(...unpack(message));
 }
 
 function thread(t: Test): Spoken {
@@ -57,6 +59,24 @@ function child(t: Test): Spoken & { readonly process: ReturnType<typeof fork> } 
   };
 }
 
+/** A child whose batches go through a pipe, as ForkFactory has it where no sockets go with them. */
+function pipedChild(t: Test): Spoken & { readonly pipe: Socket } {
+  const process = fork(ENTRY, [], {
+    env: { ...globalThis.process.env, [PIPE]: '4' },
+    stdio: ['ignore', 'inherit', 'ignore', 'ipc', 'pipe'],
+  });
+  const heard: FromWorker[] = [];
+  const pipe = process.stdio[4] as Socket;
+  const batches = new BatchPipe<ToWorker, FromWorker>(pipe, (messages) => void heard.push(...messages));
+  t.teardown(() => void process.kill('SIGKILL'));
+  return {
+    pipe,
+    tell: (message) => void (isEnvelope<ToWorker>(message) ? batches.send(unpack(message)) : process.send(message)),
+    heard,
+    ended: once(process, 'close').then(([code, signal]) => (code ?? signal) as unknown),
+  };
+}
+
 const batch = (...milterStream: ToWorker[]): object => ({ milterStream });
 const bytes = (...commands: Parameters<typeof bytesOf>): ToWorker => [
   'bytes',
@@ -76,7 +96,7 @@ function start(t: Test, Milter = Mortal as unknown as ProtocolClass): object {
   return batch(['start', { ...told, worker: 'worker' }]);
 }
 
-for (const kind of [thread, child]) {
+for (const kind of [thread, child, pipedChild]) {
   t.test(`a ${kind.name} serves, and stops when it is told to`, async (t) => {
     const it = kind(t);
     it.tell({ something: 'else' });
@@ -102,13 +122,23 @@ for (const kind of [thread, child]) {
   });
 }
 
-t.test('a child says what it dies of', async (t) => {
-  const it = child(t);
+for (const kind of [child, pipedChild]) {
+  t.test(`a ${kind.name} says what it dies of`, async (t) => {
+    const it = kind(t);
+    it.tell(start(t));
+    await has(it, 'ready');
+    it.tell(batch(['open', 1, {}], bytes(OFFER, say.macros('M', { do: 'throw' }), say.mail())));
+    t.equal(await it.ended, 1);
+    t.match(it.heard.at(-1), ['dying', { message: 'thrown outside of a callback' }]);
+  });
+}
+
+t.test('a child ends when its pipe does', async (t) => {
+  const it = pipedChild(t);
   it.tell(start(t));
   await has(it, 'ready');
-  it.tell(batch(['open', 1, {}], bytes(OFFER, say.macros('M', { do: 'throw' }), say.mail())));
-  t.equal(await it.ended, 1);
-  t.match(it.heard.at(-1), ['dying', { message: 'thrown outside of a callback' }]);
+  it.pipe.destroy();
+  t.equal(await it.ended, 0);
 });
 
 t.test('a child ignores signals that its factory gets too, and ends when that is gone', async (t) => {

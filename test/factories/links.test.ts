@@ -1,12 +1,14 @@
 /** Threads and processes as a factory sees them: what they are started with, what they say, and how they end. */
 import childProcess, { type ForkOptions } from 'node:child_process';
 import { EventEmitter } from 'node:events';
+import { PassThrough } from 'node:stream';
 import { syncBuiltinESMExports } from 'node:module';
 import threads, { type ResourceLimits, type WorkerOptions } from 'node:worker_threads';
 import t, { type Test } from 'tap';
 import { processLink, threadLink, type Link, type StartLink } from '../../lib/factories/links.js';
 
 const BATCH = [['bytes', 1, new Uint8Array(3)], ['pulse']] as const;
+const PACKED = { milterStream: [1, 3, ['pulse']], bytes: Buffer.alloc(3) };
 
 /** What a link told. */
 interface Told {
@@ -26,6 +28,7 @@ function start(startLink: StartLink): Told {
 }
 
 class FakeChild extends EventEmitter {
+  readonly stdio: unknown[] = [];
   pid: number | undefined = 4711;
   connected = true;
   readonly sent: unknown[] = [];
@@ -58,7 +61,7 @@ function forking(t: Test, child: FakeChild): { options?: ForkOptions } {
 }
 
 const processOf = (resourceLimits?: ResourceLimits, execArgv?: string[]): Told =>
-  start(processLink({ resourceLimits, execArgv }));
+  start(processLink({ resourceLimits, execArgv, socket: 'child' }));
 
 t.test('a process: its messages, and none behind its end', (t) => {
   const child = new FakeChild();
@@ -72,7 +75,7 @@ t.test('a process: its messages, and none behind its end', (t) => {
   t.strictSame(ended, []);
   const socket = {} as never;
   link.send(BATCH, socket);
-  t.strictSame(child.sent, [[{ milterStream: BATCH }, socket, { keepOpen: true }]]);
+  t.strictSame(child.sent, [[PACKED, socket, { keepOpen: true }]]);
   child.connected = false;
   link.send(BATCH);
   t.equal(child.sent.length, 1, 'what cannot be sent is answered when it has ended');
@@ -87,6 +90,28 @@ t.test('a process: its messages, and none behind its end', (t) => {
   ]);
   t.strictSame(ended, [['was ended by SIGKILL', undefined]]);
   t.end();
+});
+
+t.test('a process whose batches go through a pipe: none is lost that it said before its end', (t) => {
+  const child = new FakeChild();
+  const pipe = new PassThrough();
+  child.stdio[4] = pipe;
+  const call = forking(t, child);
+  const { link, received, ended } = start(
+    processLink({ resourceLimits: undefined, execArgv: undefined, socket: 'parent' }),
+  );
+  t.strictSame([call.options?.env?.['MILTER_STREAM_PIPE'], call.options?.stdio?.[4]], ['4', 'pipe']);
+  child.emit('exit', 0, null);
+  link.send(BATCH); // what is written there comes back, as from the other side
+  pipe.on('end', () => {
+    t.strictSame(ended, []);
+    child.emit('close', 0, null);
+    t.match(received, [[[['bytes', 1, Buffer.alloc(3)], ['pulse']], false]]);
+    t.strictSame(ended, [['ended with exit code 0', undefined]]);
+    t.strictSame(child.sent, []);
+    t.end();
+  });
+  pipe.end();
 });
 
 t.test('a process that ends by itself, and one that cannot be started', (t) => {
@@ -158,7 +183,7 @@ t.test('a thread: its messages, and its end with what it died of', (t) => {
     syncBuiltinESMExports();
   });
   const resourceLimits = { maxOldGenerationSizeMb: 100 };
-  const { link, received, ended } = start(threadLink({ resourceLimits, execArgv: ['--x'] }));
+  const { link, received, ended } = start(threadLink({ resourceLimits, execArgv: ['--x'], socket: 'parent' }));
   const thread = last as FakeThread;
   t.match(thread.options, { resourceLimits, execArgv: ['--x'] });
   thread.threadId = -1;
@@ -171,7 +196,9 @@ t.test('a thread: its messages, and its end with what it died of', (t) => {
     [[], true],
   ]);
   link.send(BATCH);
-  t.strictSame(thread.posted, [[{ milterStream: BATCH }, [BATCH[0][2].buffer]]], 'bytes are not copied');
+  const [[envelope, moved]] = thread.posted as [[{ bytes: Buffer }, ArrayBuffer[]]];
+  t.strictSame(envelope, PACKED);
+  t.ok(moved.length === 1 && moved[0] === envelope.bytes.buffer, 'bytes are not copied once more');
   link.kill();
   t.equal(thread.terminated, 1);
   const error = new Error('boom');
@@ -181,10 +208,10 @@ t.test('a thread: its messages, and its end with what it died of', (t) => {
 
   const { execArgv } = process;
   t.teardown(() => (process.execArgv = execArgv));
-  start(threadLink({ resourceLimits: undefined, execArgv: undefined }));
+  start(threadLink({ resourceLimits: undefined, execArgv: undefined, socket: 'parent' }));
   t.notOk('execArgv' in (last as FakeThread).options || 'resourceLimits' in (last as FakeThread).options, 'inherited');
   process.execArgv = ['--y', '-e', '1'];
-  start(threadLink({ resourceLimits: undefined, execArgv: undefined }));
+  start(threadLink({ resourceLimits: undefined, execArgv: undefined, socket: 'parent' }));
   t.strictSame((last as FakeThread).options.execArgv, ['--y'], 'but for what a thread cannot have');
   t.end();
 });

@@ -361,8 +361,7 @@ t.test('all commands of a chunk go out as one message', async (t) => {
   await until('the message', () => stage.first.sent.length > 0);
   t.equal(stage.first.sent.length, 1);
   const [first] = stage.first.take();
-  const { length, buffer } = (first as readonly ['bytes', number, Uint8Array])[2];
-  t.strictSame([length, buffer.byteLength], [bytesOf(...message()).length, length], 'and nothing else with them');
+  t.ok(bytesOf(...message()).equals((first as readonly ['bytes', number, Uint8Array])[2]));
   stage.first.replies(1, GO, GO, GO, GO, GO, GO, { type: 'addHeader', name: 'X', value: 'y' }, GO);
   for (let i = 0; i < 6; i++) await stage.mta.reply();
   t.match(await outcome(stage.mta), [{ type: 'addHeader' }, { type: 'continue' }]);
