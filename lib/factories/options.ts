@@ -56,7 +56,7 @@ export interface FactoryOptions<Context = unknown> extends SessionOptions<Contex
   /**
    * Reads all connections of a thread into one buffer, which is a good deal faster and hangs on something undocumented of
    * Node's (where that is missing, it is as if this were false). false: sockets are read by their 'data' events.
-   * The connections that ThreadFactory, and ForkFactory with `socket: 'parent'`, relay are always read so. Default true.
+   * Default true.
    */
   sharedReads?: boolean | undefined;
   /** How long close() waits for the messages in progress, in ms. Default 30,000. */

@@ -60,7 +60,7 @@ export abstract class PooledFactory<Context = unknown, Shared = unknown> extends
 
   /** Has a worker serve a connection. */
   protected entrust(socket: Socket, pool: Pool, worker: PoolWorker, events: ConnectionEvents): Served {
-    return new Relay(socket, pool, worker, this.milterClass.options, events);
+    return new Relay(socket, pool, worker, this.milterClass.options, events, this.options.sharedReads);
   }
 
   protected async stop(): Promise<void> {

@@ -23,6 +23,7 @@ import type { Pool } from './pool.js';
 import type { PoolWorker, Tenant } from './pool-worker.js';
 import { Pieces } from './pieces.js';
 import { packError, unpackMilterError } from './portable.js';
+import { shareReads } from './shared-reads.js';
 import { ACKNOWLEDGED_AT, WINDOW } from './relayed-session.js';
 
 /** How many workers get the offer, before the factory answers it itself and refuses mail for now. */
@@ -75,8 +76,18 @@ export class Relay implements Tenant, Served, FrameSink {
   #over = false;
   #socketClosed = false;
   #told = false;
+  /** What is fed is memory that is used again. */
+  readonly #reusedChunks: boolean;
 
-  constructor(socket: Socket, pool: Pool, worker: PoolWorker, options: CheckedOptions, events: ConnectionEvents) {
+  /** @param sharedReads whether the socket may be read into memory that other connections use too */
+  constructor(
+    socket: Socket,
+    pool: Pool,
+    worker: PoolWorker,
+    options: CheckedOptions,
+    events: ConnectionEvents,
+    sharedReads: boolean,
+  ) {
     this.#socket = socket;
     this.#pool = pool;
     this.#options = options;
@@ -87,7 +98,8 @@ export class Relay implements Tenant, Served, FrameSink {
     this.#moveIn(worker);
     socket.setNoDelay(true);
     socket.setKeepAlive(true);
-    socket.on('data', (chunk) => this.#feed(chunk));
+    this.#reusedChunks = sharedReads && shareReads(socket, (bytes, length) => this.#feed(bytes, length));
+    socket.on('data', (chunk) => this.#feed(chunk, chunk.length));
     socket.on('drain', () => this.#drained());
     socket.on('end', () => this.#end());
     socket.on('error', (error) => this.#lost(error));
@@ -109,19 +121,20 @@ export class Relay implements Tenant, Served, FrameSink {
 
   // ---- from the mail server -----------------------------------------------------------------------------------------
 
-  #feed(chunk: Buffer): void {
-    if (this.#over || this.#ledger.quit) return;
+  #feed(chunk: Buffer, length: number): boolean {
+    if (this.#over || this.#ledger.quit) return true;
     this.#idle.touch();
     try {
-      this.#commands.push(chunk, this);
+      this.#commands.push(chunk, this, length);
     } catch (error) {
       this.#passOn();
       if (!this.#ledger.quit) this.#fail(error as MilterError); // what follows a QUIT is nobody's
-      return;
+      return true;
     }
     this.#passOn();
     this.#memo.keepMacros();
     this.#restIfFull();
+    return true; // it rests by itself
   }
 
   /** Called by the framer for each packet. */
@@ -206,7 +219,8 @@ export class Relay implements Tenant, Served, FrameSink {
 
   /** Sends the worker what has gathered. */
   #passOn(): void {
-    for (const bytes of this.#toWorker.take()) {
+    for (const piece of this.#toWorker.take()) {
+      const bytes = this.#reusedChunks ? Buffer.from(piece) : piece;
       if (this.#ledger.agreement === undefined) this.#memo.addBeforeAgreement(bytes);
       this.#unhandled += bytes.length;
       this.#post(['bytes', this.#tenant, bytes]);

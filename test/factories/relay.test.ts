@@ -366,3 +366,12 @@ t.test('all commands of a chunk go out as one message', async (t) => {
   for (let i = 0; i < 6; i++) await stage.mta.reply();
   t.match(await outcome(stage.mta), [{ type: 'addHeader' }, { type: 'continue' }]);
 });
+
+t.test('a connection that is read by its data events is relayed as well', async (t) => {
+  const stage = await agreed(t, {}, 0, 2, false);
+  await pass(stage, ...message().slice(0, -1));
+  stage.mta.bytes(bytesOf(say.eob()));
+  t.ok((await heard(stage.first)).equals(bytesOf(say.eob())));
+  stage.first.replies(1, GO);
+  t.equal((await stage.mta.reply()).type, 'continue');
+});

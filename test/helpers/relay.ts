@@ -26,7 +26,7 @@ export interface Stage extends FakePool {
 }
 
 /** A connection that has just been made, with the first of two workers. */
-export async function open(t: Test, options: SessionOptions = {}, size = 2): Promise<Stage> {
+export async function open(t: Test, options: SessionOptions = {}, size = 2, sharedReads = true): Promise<Stage> {
   const fake = await startedPool({ size });
   const server = createServer({ allowHalfOpen: true, pauseOnConnect: true }).listen(0, '127.0.0.1');
   await once(server, 'listening');
@@ -47,7 +47,7 @@ export async function open(t: Test, options: SessionOptions = {}, size = 2): Pro
   };
   const worker = fake.pool.acquire();
   if (worker === undefined) throw new Error('no worker');
-  const relay = new Relay(socket, fake.pool, worker, checkOptions(options), events);
+  const relay = new Relay(socket, fake.pool, worker, checkOptions(options), events, sharedReads);
   const stage: Stage = {
     ...fake,
     mta: new Mta(client),
@@ -71,8 +71,14 @@ export const agree = (protocol = 0): Reply => ({ type: 'negotiate', version: 6, 
 export const GO: Reply = { type: 'continue' };
 
 /** A connection on which both have agreed. */
-export async function agreed(t: Test, options: SessionOptions = {}, protocol = 0, size = 2): Promise<Stage> {
-  const stage = await open(t, options, size);
+export async function agreed(
+  t: Test,
+  options: SessionOptions = {},
+  protocol = 0,
+  size = 2,
+  sharedReads = true,
+): Promise<Stage> {
+  const stage = await open(t, options, size, sharedReads);
   stage.mta.send(OFFER);
   await until('the offer', () => stage.first.sent.some(([name]) => name === 'bytes'));
   stage.first.replies(1, agree(protocol));
