@@ -79,7 +79,7 @@ async function main(): Promise<void> {
   const run: Run = {
     date: new Date().toISOString(),
     node: process.version,
-    machine: `${cpus()[0]?.model.trim() ?? 'unknown processor'} x ${cpus().length}, ${type()} ${release()}`,
+    machine: `${cpus()[0]?.model.trim() ?? 'unknown processor'} x ${cpus().length}, ${type()} ${release().split('-')[0]}`,
     command: commandOf(args, NAMES),
     pinned,
     rows,

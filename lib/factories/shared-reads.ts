@@ -24,6 +24,24 @@ export type OnBytes = (buffer: Buffer, length: number) => boolean;
 const SIZE = 128 * 1024;
 let shared: Buffer | undefined;
 
+function firstBuffer(): Buffer {
+  keepFreedMemory();
+  return Buffer.allocUnsafeSlow(SIZE);
+}
+
+/**
+ * Chunks of bodies are copied, and the copies are freed in heaps. glibc gives such memory back to the system and asks for
+ * it again, page by page, which costs more than all the rest. It stops doing so when one large block has been freed:
+ * mallopt(3), "dynamic mmap threshold", which ends at 32 MiB. The block is never touched, so it takes no memory.
+ */
+export function keepFreedMemory(allocate: (size: number) => unknown = Buffer.allocUnsafeSlow): void {
+  try {
+    allocate(31 * 1024 * 1024);
+  } catch (error) {
+    debug('no large block: %s', error); // it is only slower then
+  }
+}
+
 /** Where a socket keeps the two halves of `onread`. */
 const [kBuffer, kBufferCb] = ['kBuffer', 'kBufferCb'].map((name) =>
   Object.getOwnPropertySymbols(new Socket()).find(({ description }) => description === name),
@@ -52,7 +70,7 @@ export function shareReads(socket: Socket, onBytes: OnBytes): boolean {
     debug('this connection cannot be read into the shared buffer');
     return false;
   }
-  const buffer = (shared ??= Buffer.allocUnsafeSlow(SIZE));
+  const buffer = (shared ??= firstBuffer());
   insides[kBuffer] = buffer;
   insides[kBufferCb] = (length: number) => onBytes(buffer, length);
   handle.useUserBuffer(buffer);

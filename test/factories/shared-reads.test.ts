@@ -5,7 +5,7 @@ import { createServer, connect, type AddressInfo, type Server, type Socket } fro
 import { once } from 'node:events';
 import type { Test } from 'tap';
 import { MilterProtocol } from '../../lib/index.js';
-import { shareReads } from '../../lib/factories/shared-reads.js';
+import { keepFreedMemory, shareReads } from '../../lib/factories/shared-reads.js';
 import { dial, serve } from '../helpers/dial.js';
 import { say, type Mta } from '../helpers/mta.js';
 import { shortFolder } from '../helpers/folder.js';
@@ -82,6 +82,15 @@ for (const where of ['inet:0@127.0.0.1', 'unix']) {
     });
   }
 }
+
+t.test('where there is no memory for the block that is never touched, there is none', async (t) => {
+  const sizes: number[] = [];
+  keepFreedMemory((size) => {
+    sizes.push(size);
+    throw new RangeError('Array buffer allocation failed');
+  });
+  t.strictSame(sizes, [31 * 1024 * 1024]);
+});
 
 /** A server as a factory has it, and the sockets of one connection to it. */
 async function accepted(t: Test): Promise<{ server: Server; socket: Socket; client: Socket }> {
