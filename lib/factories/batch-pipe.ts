@@ -27,10 +27,22 @@ export class BatchPipe<Out extends ToWorker | FromWorker, In extends ToWorker | 
   readonly #received: (batch: readonly In[], answer: boolean) => void;
   readonly #framer = new Framer(MOST);
 
-  constructor(socket: Socket, received: (batch: readonly In[], answer: boolean) => void) {
+  /** @param broken is told when what has come is no batch, and nothing is read any more; missing: it is thrown */
+  constructor(
+    socket: Socket,
+    received: (batch: readonly In[], answer: boolean) => void,
+    broken?: (error: Error) => void,
+  ) {
     this.#socket = socket;
     this.#received = received;
-    socket.on('data', (chunk) => this.#framer.push(chunk, this));
+    socket.on('data', (chunk) => {
+      try {
+        this.#framer.push(chunk, this);
+      } catch (error) {
+        if (broken === undefined) throw error;
+        broken(error as Error);
+      }
+    });
     socket.on('error', () => {}); // the other side has ended, which is told elsewhere
   }
 

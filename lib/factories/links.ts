@@ -79,24 +79,34 @@ export function processLink({ resourceLimits, execArgv, socket }: LinkOptions): 
       execArgv: [...flags, ...heapFlags(resourceLimits)],
       stdio: ['inherit', 'inherit', 'inherit', 'ipc', ...(piped ? ['pipe' as const] : [])],
     });
-    const pipe = piped
-      ? new BatchPipe<ToWorker, FromWorker>(child.stdio[4] as Socket, (batch, answer) => events.received(batch, answer))
-      : undefined;
     let over = false;
+    let nonsense: Error | undefined;
     const end = (how: string, cause?: unknown): void => {
       if (over) return;
       over = true;
       events.ended(how, cause);
     };
+    const received = (batch: readonly FromWorker[], answer: boolean): void => {
+      if (!over) events.received(batch, answer);
+    };
+    const broken = (error: Error): void => {
+      nonsense = error;
+      child.kill('SIGKILL');
+    };
+    // A process that could not be started, for lack of descriptors, has none.
+    const socketToChild = piped ? (child.stdio as typeof child.stdio | undefined)?.[4] : undefined;
+    const pipe = socketToChild
+      ? new BatchPipe<ToWorker, FromWorker>(socketToChild as Socket, received, broken)
+      : undefined;
     child.on('message', (message: unknown) => {
-      if (!over && isEnvelope<FromWorker>(message)) events.received(unpack(message), message.answer === true);
+      if (isEnvelope<FromWorker>(message)) received(unpack(message), message.answer === true);
     });
     child.on('error', (error) => {
       if (child.pid === undefined) end('could not be started', error);
     });
     // What it has said before it ended has been heard by then.
     child.on(piped ? 'close' : 'exit', (code: number | null, signal: string | null) =>
-      end(signal === null ? `ended with exit code ${code}` : `was ended by ${signal}`),
+      end(signal === null ? `ended with exit code ${code}` : `was ended by ${signal}`, nonsense),
     );
     return {
       name: `process ${child.pid ?? '(none)'}`,

@@ -34,7 +34,7 @@ function firstBuffer(): Buffer {
  * it again, page by page, which costs more than all the rest. It stops doing so when one large block has been freed:
  * mallopt(3), "dynamic mmap threshold", which ends at 32 MiB. The block is never touched, so it takes no memory.
  */
-export function keepFreedMemory(allocate: (size: number) => unknown = Buffer.allocUnsafeSlow): void {
+export function keepFreedMemory(allocate = (size: number): unknown => Buffer.allocUnsafeSlow(size)): void {
   try {
     allocate(31 * 1024 * 1024);
   } catch (error) {

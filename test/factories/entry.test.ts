@@ -133,6 +133,15 @@ for (const kind of [child, pipedChild]) {
   });
 }
 
+t.test('a child that is told nonsense dies of it, and says so', async (t) => {
+  const it = pipedChild(t);
+  it.tell(start(t));
+  await has(it, 'ready');
+  it.pipe.write('GET / HTTP/1.1');
+  t.equal(await it.ended, 1);
+  t.match(it.heard.at(-1), ['dying', { code: 'ERR_MILTER_PACKET_TOO_LARGE' }]);
+});
+
 t.test('a child ends when its pipe does', async (t) => {
   const it = pipedChild(t);
   it.tell(start(t));

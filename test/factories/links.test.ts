@@ -114,6 +114,34 @@ t.test('a process whose batches go through a pipe: none is lost that it said bef
   pipe.end();
 });
 
+t.test('a process that writes nonsense into the pipe is killed, and nothing that it says counts any more', (t) => {
+  const child = new FakeChild();
+  const pipe = new PassThrough();
+  child.stdio[4] = pipe;
+  forking(t, child);
+  const { received, ended } = start(processLink({ resourceLimits: undefined, execArgv: undefined, socket: 'parent' }));
+  pipe.on('end', () => {
+    t.strictSame(child.kills, ['SIGKILL']);
+    child.emit('close', null, 'SIGKILL');
+    t.match(ended, [['was ended by SIGKILL', { code: 'ERR_MILTER_PACKET_TOO_LARGE' }]]);
+    t.strictSame(received, []);
+    t.end();
+  });
+  pipe.end('GET / HTTP/1.1');
+});
+
+t.test('a process that could not even get its pipe', (t) => {
+  const child = new FakeChild();
+  Object.assign(child, { pid: undefined, stdio: undefined, connected: false });
+  forking(t, child);
+  const { link, ended } = start(processLink({ resourceLimits: undefined, execArgv: undefined, socket: 'parent' }));
+  link.send(BATCH);
+  const error = new Error('spawn EMFILE');
+  child.emit('error', error);
+  t.strictSame(ended, [['could not be started', error]]);
+  t.end();
+});
+
 t.test('a process that ends by itself, and one that cannot be started', (t) => {
   const child = new FakeChild();
   forking(t, child);
