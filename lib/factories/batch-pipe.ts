@@ -1,5 +1,5 @@
 /**
- * Batches through a pipe between a factory and a worker process: what Node's own channel does for a fifth of its price. A
+ * Batches through pipes between a factory and a worker process: what Node's own channel does for a fifth of its price. A
  * batch is a frame as the milter protocol has it (length, code, payload), so the same reader cuts it: one of bytes alone,
  * which nearly all are, is written as numbers and the bytes; any other one as v8 serializes it.
  */
@@ -9,8 +9,11 @@ import { Framer } from '../codec/framer.js';
 import { pack, unpack, type Envelope } from './batch.js';
 import type { FromWorker, ToWorker } from './messages.js';
 
-/** The variable that says to a worker process which of its descriptors is the pipe. */
-export const PIPE = 'MILTER_STREAM_PIPE';
+/** The variable that says to a worker process that it has pipes. */
+export const PIPES = 'MILTER_STREAM_PIPES';
+/** Their descriptors there: what the factory says, and what the worker says. */
+export const TO_WORKER = 4;
+export const FROM_WORKER = 5;
 
 const BYTES = 0x42;
 const ANYTHING = 0x56;
@@ -21,49 +24,69 @@ const HEAD = 4 + 1 + 1 + 4;
 /** Of a message: its tenant, how many bytes. */
 const ENTRY = 4 + 4;
 
-/** Writes the batches of one side and reads those of the other. */
-export class BatchPipe<Out extends ToWorker | FromWorker, In extends ToWorker | FromWorker> {
-  readonly #socket: Socket;
-  readonly #received: (batch: readonly In[], answer: boolean) => void;
-  readonly #framer = new Framer(MOST);
+interface Heard<M> {
+  readonly batch: readonly M[];
+  readonly answer: boolean;
+}
 
-  /** @param broken is told when what has come is no batch, and nothing is read any more; missing: it is thrown */
+/**
+ * Writes the batches of one side and reads those of the other. Each way has a pipe of its own: one that cannot be written to
+ * any more is closed, and what a process has said before it ended must still be read.
+ */
+export class BatchPipe<Out extends ToWorker | FromWorker, In extends ToWorker | FromWorker> {
+  readonly #output: Socket;
+  readonly #received: (batch: readonly In[], answer: boolean) => void;
+  readonly #broken: (error: Error) => void;
+  readonly #framer = new Framer(MOST);
+  #heard: Array<Heard<In>> = [];
+
+  /** @param broken is told when what has come is no batch, and nothing is read any more */
   constructor(
-    socket: Socket,
+    input: Socket,
+    output: Socket,
     received: (batch: readonly In[], answer: boolean) => void,
-    broken?: (error: Error) => void,
+    broken: (error: Error) => void,
   ) {
-    this.#socket = socket;
+    this.#output = output;
     this.#received = received;
-    socket.on('data', (chunk) => {
-      try {
-        this.#framer.push(chunk, this);
-      } catch (error) {
-        if (broken === undefined) throw error;
-        broken(error as Error);
-      }
-    });
-    socket.on('error', () => {}); // the other side has ended, which is told elsewhere
+    this.#broken = broken;
+    input.on('data', (chunk) => this.#read(chunk));
+    // The other side has ended, which is told elsewhere.
+    input.on('error', () => {});
+    output.on('error', () => {});
   }
 
   send(batch: readonly Out[], answer = false): void {
-    if (!this.#socket.writable) return;
-    this.#socket.write(bytesAlone(batch) ? bytesFrame(batch, answer) : anyFrame(pack(batch, answer)));
+    if (!this.#output.writable) return;
+    this.#output.write(bytesAlone(batch) ? bytesFrame(batch, answer) : anyFrame(pack(batch, answer)));
   }
 
   /** Says no more; `done` when everything is on its way. */
   end(done: () => void): void {
-    this.#socket.end(done);
+    if (this.#output.destroyed) done();
+    else this.#output.end(done);
+  }
+
+  /** What is done with a batch is not in here: its failures are no failures of reading. */
+  #read(chunk: Buffer): void {
+    let failure: Error | undefined;
+    try {
+      this.#framer.push(chunk, this);
+    } catch (error) {
+      failure = error as Error;
+    }
+    for (const { batch, answer } of this.#heard.splice(0)) this.#received(batch, answer);
+    if (failure !== undefined) this.#broken(failure);
   }
 
   /** Called by the framer. */
   frame(buffer: Buffer, start: number, end: number): void {
     if (buffer[start + 4] === BYTES) {
-      this.#received(readBytes<In>(buffer, start), buffer[start + 5] === 1);
+      this.#heard.push({ batch: readBytes<In>(buffer, start), answer: buffer[start + 5] === 1 });
       return;
     }
     const envelope = deserialize(buffer.subarray(start + 5, end)) as Envelope<In>;
-    this.#received(unpack(envelope), envelope.answer === true);
+    this.#heard.push({ batch: unpack(envelope), answer: envelope.answer === true });
   }
 }
 

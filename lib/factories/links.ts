@@ -2,7 +2,7 @@
 import { fork } from 'node:child_process';
 import type { Socket } from 'node:net';
 import { Worker, type ResourceLimits } from 'node:worker_threads';
-import { BatchPipe, PIPE } from './batch-pipe.js';
+import { BatchPipe, FROM_WORKER, PIPES, TO_WORKER } from './batch-pipe.js';
 import { isEnvelope, memoryOf, pack, unpack } from './batch.js';
 import type { FromWorker, ToWorker } from './messages.js';
 import { inheritedFlags, inheritedVariables } from './worker-environment.js';
@@ -30,6 +30,9 @@ export interface LinkOptions {
   /** Who has the mail server's sockets. */
   readonly socket: 'parent' | 'child';
 }
+
+/** How long a process may live on whose pipe is closed, in ms: it is about to end. */
+const SPEECHLESS = 1_000;
 
 const ENTRY = new URL('./protocol-host.js', import.meta.url);
 
@@ -75,9 +78,9 @@ export function processLink({ resourceLimits, execArgv, socket }: LinkOptions): 
   return (events) => {
     const child = fork(ENTRY, commandLine(), {
       serialization: 'advanced',
-      env: { ...inheritedVariables(process.env), ...(piped && { [PIPE]: '4' }) },
+      env: { ...inheritedVariables(process.env), ...(piped && { [PIPES]: 'yes' }) },
       execArgv: [...flags, ...heapFlags(resourceLimits)],
-      stdio: ['inherit', 'inherit', 'inherit', 'ipc', ...(piped ? ['pipe' as const] : [])],
+      stdio: ['inherit', 'inherit', 'inherit', 'ipc', ...(piped ? ['pipe' as const, 'pipe' as const] : [])],
     });
     let over = false;
     let nonsense: Error | undefined;
@@ -94,10 +97,11 @@ export function processLink({ resourceLimits, execArgv, socket }: LinkOptions): 
       child.kill('SIGKILL');
     };
     // A process that could not be started, for lack of descriptors, has none.
-    const socketToChild = piped ? (child.stdio as typeof child.stdio | undefined)?.[4] : undefined;
-    const pipe = socketToChild
-      ? new BatchPipe<ToWorker, FromWorker>(socketToChild as Socket, received, broken)
-      : undefined;
+    const pipes = piped ? (child.stdio as readonly unknown[] | undefined) : undefined;
+    const input = pipes?.[FROM_WORKER] as Socket | undefined;
+    const pipe = input && new BatchPipe<ToWorker, FromWorker>(input, pipes?.[TO_WORKER] as Socket, received, broken);
+    // One that can say nothing any more is of no use, whatever has closed its descriptors.
+    input?.on('close', () => setTimeout(() => over || child.kill('SIGKILL'), SPEECHLESS).unref());
     child.on('message', (message: unknown) => {
       if (isEnvelope<FromWorker>(message)) received(unpack(message), message.answer === true);
     });

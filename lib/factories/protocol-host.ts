@@ -6,7 +6,7 @@
  */
 import { Socket } from 'node:net';
 import { parentPort } from 'node:worker_threads';
-import { BatchPipe, PIPE } from './batch-pipe.js';
+import { BatchPipe, FROM_WORKER, PIPES, TO_WORKER } from './batch-pipe.js';
 import { isEnvelope, memoryOf, pack, unpack, type Envelope } from './batch.js';
 import type { FromWorker, ToWorker } from './messages.js';
 import { enterWorker } from './worker-context.js';
@@ -32,10 +32,10 @@ function inThread(port: NonNullable<typeof parentPort>): void {
 }
 
 function inProcess(): void {
-  const descriptor = process.env[PIPE];
-  delete process.env[PIPE];
-  if (descriptor !== undefined) {
-    withPipe(new Socket({ fd: Number(descriptor), readable: true, writable: true }));
+  const piped = process.env[PIPES] !== undefined;
+  delete process.env[PIPES]; // it is not meant for the processes of this one
+  if (piped) {
+    withPipes();
     return;
   }
   const send = (message: Envelope<FromWorker>, done: () => void): void => {
@@ -63,12 +63,21 @@ function together(host: WorkerHost): void {
   process.on('uncaughtExceptionMonitor', (error) => host.dying(error));
 }
 
-function withPipe(socket: Socket): void {
+function withPipes(): void {
+  const input = new Socket({ fd: TO_WORKER, readable: true, writable: false });
+  const output = new Socket({ fd: FROM_WORKER, readable: false, writable: true });
   const host = new WorkerHost({
     send: (batch, answer) => pipe.send(batch, answer),
     exit: (code) => pipe.end(() => process.exit(code)), // behind everything else
   });
-  const pipe = new BatchPipe<FromWorker, ToWorker>(socket, (batch) => host.receive(batch));
-  socket.on('close', () => host.abandoned());
+  const pipe = new BatchPipe<FromWorker, ToWorker>(
+    input,
+    output,
+    (batch) => host.receive(batch),
+    (error) => {
+      throw error; // a mistake of the factory: this process dies of it, and says so
+    },
+  );
+  input.on('close', () => host.abandoned());
   together(host);
 }

@@ -337,7 +337,7 @@ export class Relay implements Tenant, Served, FrameSink {
         this.#toServer.add(buffer, start, end);
         break;
       case 'edit': {
-        const packet = buffer.subarray(start, end);
+        const packet = Buffer.from(buffer.subarray(start, end)); // the others of its batch need not stay
         if (!this.#held.add(packet, type === 'replBody')) this.#spoolFull = true;
         break;
       }

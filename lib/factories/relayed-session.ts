@@ -50,7 +50,8 @@ export class RelayedSession {
         report: (error) => post(['report', tenant, packError(error)]),
         close: (error) => post(['closed', tenant, error === undefined ? undefined : packError(error)]),
       },
-      start,
+      // What comes lies in one piece of memory with what is other sessions'.
+      { ...start, reusedChunks: true },
     );
   }
 

@@ -4,6 +4,7 @@ import { connect, createServer, type AddressInfo, type Socket } from 'node:net';
 import t, { type Test } from 'tap';
 import { isEnvelope, memoryOf, pack, unpack } from '../../lib/factories/batch.js';
 import { BatchPipe } from '../../lib/factories/batch-pipe.js';
+import type { MilterError } from '../../lib/errors.js';
 import type { ToWorker } from '../../lib/factories/messages.js';
 
 t.test('envelopes are known from what a milter says itself', (t) => {
@@ -50,8 +51,10 @@ async function joined(t: Test): Promise<[Socket, Socket]> {
 t.test('batches go through a pipe in their order, with whether they are answers, until its end', async (t) => {
   const [one, other] = await joined(t);
   const heard: Array<readonly [unknown[], boolean]> = [];
-  const pipe = new BatchPipe<ToWorker, ToWorker>(one, () => t.fail('nobody speaks'));
-  void new BatchPipe<ToWorker, ToWorker>(other, (batch, answer) => heard.push([plainly(batch), answer]));
+  const never = (): void => void t.fail('nobody speaks there');
+  const pipe = new BatchPipe<ToWorker, ToWorker>(one, one, never, never);
+  const hear = (batch: readonly ToWorker[], answer: boolean): void => void heard.push([plainly(batch), answer]);
+  void new BatchPipe<ToWorker, ToWorker>(other, other, hear, never);
   for (const batch of BATCHES) pipe.send(batch);
   for (const batch of BATCHES) pipe.send(batch, true);
   const ended = once(other, 'end');
@@ -60,6 +63,8 @@ t.test('batches go through a pipe in their order, with whether they are answers,
   t.strictSame(heard, [...BATCHES.map((batch) => [plainly(batch), false]), ...BATCHES.map((b) => [plainly(b), true])]);
   pipe.send([['pulse']]);
   one.emit('error', new Error('EPIPE'));
+  one.destroy();
+  await new Promise<void>((resolve) => pipe.end(resolve));
   t.equal(heard.length, 2 * BATCHES.length, 'what is said after the end is said to nobody');
 });
 
@@ -67,9 +72,38 @@ t.test('a batch that comes in pieces is one', async (t) => {
   const sockets = await joined(t);
   const written: Buffer[] = [];
   const stand = Object.assign(sockets[0], { write: (piece: Buffer) => written.push(piece) > 0 });
-  new BatchPipe<ToWorker, ToWorker>(stand, () => {}).send(BATCHES[4] as ToWorker[]);
+  const never = (): void => void t.fail('nobody speaks there');
+  new BatchPipe<ToWorker, ToWorker>(stand, stand, never, never).send(BATCHES[4] as ToWorker[]);
   const heard: unknown[] = [];
-  void new BatchPipe<ToWorker, ToWorker>(sockets[1], (batch) => heard.push(plainly(batch)));
+  const hear = (batch: readonly ToWorker[]): void => void heard.push(plainly(batch));
+  void new BatchPipe<ToWorker, ToWorker>(sockets[1], sockets[1], hear, never);
   for (const byte of Buffer.concat(written)) sockets[1].emit('data', Buffer.of(byte));
   t.strictSame(heard, [plainly(BATCHES[4] as ToWorker[])]);
 });
+
+t.test(
+  'what is no batch is told of once all before it was heard; a failure of hearing is another matter',
+  async (t) => {
+    const [one] = await joined(t);
+    const told: unknown[] = [];
+    const hear = (batch: readonly ToWorker[]): void => {
+      told.push(plainly(batch));
+      if (batch.length === 0) throw new Error('of the one who hears');
+    };
+    void new BatchPipe<ToWorker, ToWorker>(one, one, hear, (error) => told.push((error as MilterError).code));
+    const written: Buffer[] = [];
+    const stand = { on: () => {}, writable: true, write: (piece: Buffer) => written.push(piece) } as unknown as Socket;
+    const writer = new BatchPipe<ToWorker, ToWorker>(
+      stand,
+      stand,
+      () => {},
+      () => {},
+    );
+    writer.send([]);
+    t.throws(() => one.emit('data', Buffer.concat(written)), { message: 'of the one who hears' });
+    written.length = 0;
+    writer.send([['pulse']]);
+    one.emit('data', Buffer.concat([...written, Buffer.from('GET / HTTP/1.1')]));
+    t.strictSame(told, [[], [['pulse']], 'ERR_MILTER_PACKET_TOO_LARGE']);
+  },
+);

@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import t, { type Test } from 'tap';
 import { Worker } from 'node:worker_threads';
 import { isEnvelope, unpack, type Envelope } from '../../lib/factories/batch.js';
-import { BatchPipe, PIPE } from '../../lib/factories/batch-pipe.js';
+import { BatchPipe, FROM_WORKER, PIPES, TO_WORKER } from '../../lib/factories/batch-pipe.js';
 import type { FromWorker, ToWorker } from '../../lib/factories/messages.js';
 import { workerStart } from '../../lib/factories/module-of.js';
 import type { ProtocolClass } from '../../lib/index.js';
@@ -62,12 +62,14 @@ function child(t: Test): Spoken & { readonly process: ReturnType<typeof fork> } 
 /** A child whose batches go through a pipe, as ForkFactory has it where no sockets go with them. */
 function pipedChild(t: Test): Spoken & { readonly pipe: Socket } {
   const process = fork(ENTRY, [], {
-    env: { ...globalThis.process.env, [PIPE]: '4' },
-    stdio: ['ignore', 'inherit', 'ignore', 'ipc', 'pipe'],
+    env: { ...globalThis.process.env, [PIPES]: 'yes' },
+    stdio: ['ignore', 'inherit', 'ignore', 'ipc', 'pipe', 'pipe'],
   });
   const heard: FromWorker[] = [];
-  const pipe = process.stdio[4] as Socket;
-  const batches = new BatchPipe<ToWorker, FromWorker>(pipe, (messages) => void heard.push(...messages));
+  const pipe = process.stdio[TO_WORKER] as Socket;
+  const input = (process.stdio as unknown[])[FROM_WORKER] as Socket;
+  const hear = (messages: readonly FromWorker[]): void => void heard.push(...messages);
+  const batches = new BatchPipe<ToWorker, FromWorker>(input, pipe, hear, () => t.fail('nonsense'));
   t.teardown(() => void process.kill('SIGKILL'));
   return {
     pipe,

@@ -1,10 +1,11 @@
 /** Threads and processes as a factory sees them: what they are started with, what they say, and how they end. */
 import childProcess, { type ForkOptions } from 'node:child_process';
-import { EventEmitter } from 'node:events';
+import { EventEmitter, once } from 'node:events';
 import { PassThrough } from 'node:stream';
 import { syncBuiltinESMExports } from 'node:module';
 import threads, { type ResourceLimits, type WorkerOptions } from 'node:worker_threads';
 import t, { type Test } from 'tap';
+import { stopClock } from '../helpers/clock.js';
 import { processLink, threadLink, type Link, type StartLink } from '../../lib/factories/links.js';
 
 const BATCH = [['bytes', 1, new Uint8Array(3)], ['pulse']] as const;
@@ -92,18 +93,23 @@ t.test('a process: its messages, and none behind its end', (t) => {
   t.end();
 });
 
-t.test('a process whose batches go through a pipe: none is lost that it said before its end', (t) => {
+const piped = (): Told => start(processLink({ resourceLimits: undefined, execArgv: undefined, socket: 'parent' }));
+
+t.test('a process whose batches go through pipes: none is lost that it said before its end', (t) => {
   const child = new FakeChild();
-  const pipe = new PassThrough();
-  child.stdio[4] = pipe;
+  const [there, back] = [new PassThrough(), new PassThrough()];
+  child.stdio.push(null, null, null, null, there, back);
   const call = forking(t, child);
-  const { link, received, ended } = start(
-    processLink({ resourceLimits: undefined, execArgv: undefined, socket: 'parent' }),
-  );
-  t.strictSame([call.options?.env?.['MILTER_STREAM_PIPE'], call.options?.stdio?.[4]], ['4', 'pipe']);
+  const { link, received, ended } = piped();
+  t.ok(call.options?.env?.['MILTER_STREAM_PIPES']);
+  t.strictSame(call.options?.stdio?.slice(3), ['ipc', 'pipe', 'pipe']);
   child.emit('exit', 0, null);
-  link.send(BATCH); // what is written there comes back, as from the other side
-  pipe.on('end', () => {
+  link.send(BATCH);
+  there.emit('error', new Error('EPIPE')); // what it has said is read all the same
+  there.destroy();
+  link.send(BATCH);
+  back.end(there.read());
+  back.on('end', () => {
     t.strictSame(ended, []);
     child.emit('close', 0, null);
     t.match(received, [[[['bytes', 1, Buffer.alloc(3)], ['pulse']], false]]);
@@ -111,30 +117,45 @@ t.test('a process whose batches go through a pipe: none is lost that it said bef
     t.strictSame(child.sent, []);
     t.end();
   });
-  pipe.end();
 });
 
-t.test('a process that writes nonsense into the pipe is killed, and nothing that it says counts any more', (t) => {
+t.test('a process that writes nonsense into its pipe is killed, and nothing that it says counts any more', (t) => {
   const child = new FakeChild();
-  const pipe = new PassThrough();
-  child.stdio[4] = pipe;
+  const back = new PassThrough();
+  child.stdio.push(null, null, null, null, new PassThrough(), back);
   forking(t, child);
-  const { received, ended } = start(processLink({ resourceLimits: undefined, execArgv: undefined, socket: 'parent' }));
-  pipe.on('end', () => {
+  const { received, ended } = piped();
+  back.on('end', () => {
     t.strictSame(child.kills, ['SIGKILL']);
     child.emit('close', null, 'SIGKILL');
     t.match(ended, [['was ended by SIGKILL', { code: 'ERR_MILTER_PACKET_TOO_LARGE' }]]);
     t.strictSame(received, []);
     t.end();
   });
-  pipe.end('GET / HTTP/1.1');
+  back.end('GET / HTTP/1.1');
 });
 
-t.test('a process that could not even get its pipe', (t) => {
+t.test('a process that has closed its pipe is killed, unless it ends', async (t) => {
+  for (const ends of [false, true]) {
+    const clock = stopClock(t);
+    const child = new FakeChild();
+    const back = new PassThrough();
+    child.stdio.push(null, null, null, null, new PassThrough(), back);
+    forking(t, child);
+    piped();
+    back.destroy();
+    await once(back, 'close');
+    if (ends) child.emit('close', 0, null);
+    await clock.pass(1000);
+    t.strictSame(child.kills, ends ? [] : ['SIGKILL']);
+  }
+});
+
+t.test('a process that could not even get its pipes', (t) => {
   const child = new FakeChild();
   Object.assign(child, { pid: undefined, stdio: undefined, connected: false });
   forking(t, child);
-  const { link, ended } = start(processLink({ resourceLimits: undefined, execArgv: undefined, socket: 'parent' }));
+  const { link, ended } = piped();
   link.send(BATCH);
   const error = new Error('spawn EMFILE');
   child.emit('error', error);
