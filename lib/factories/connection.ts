@@ -8,7 +8,7 @@ import type { MilterClass } from '../session/milter-class.js';
 import { Output } from '../session/output.js';
 import type { SessionExtras } from '../session/port.js';
 import { Session } from '../session/session.js';
-import { shareReads } from './shared-reads.js';
+import { readSocket } from './shared-reads.js';
 
 /** A connection that is served. */
 export interface Served {
@@ -38,7 +38,7 @@ export function serve(
 ): Served {
   const output = new Output();
   const feed = (bytes: Buffer, length: number): boolean => session.feed(bytes, length);
-  const reusedChunks = sharedReads && shareReads(socket, feed);
+  const reusedChunks = readSocket(socket, sharedReads, feed);
   const write = (bytes: Buffer): boolean => socket.write(bytes);
   let sessionOver = false;
   let socketOver = false;
@@ -63,9 +63,6 @@ export function serve(
   );
   socket.setNoDelay(true);
   socket.setKeepAlive(true);
-  socket.on('data', (chunk) => {
-    if (!session.feed(chunk)) socket.pause();
-  });
   socket.on('drain', () => session.drained());
   socket.on('end', () => session.end());
   socket.on('error', (error) => session.lost(error));

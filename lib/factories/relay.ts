@@ -23,7 +23,7 @@ import type { Pool } from './pool.js';
 import type { PoolWorker, Tenant } from './pool-worker.js';
 import { Pieces } from './pieces.js';
 import { packError, unpackMilterError } from './portable.js';
-import { shareReads } from './shared-reads.js';
+import { readSocket } from './shared-reads.js';
 import { ACKNOWLEDGED_AT, WINDOW } from './relayed-session.js';
 
 /** How many workers get the offer, before the factory answers it itself and refuses mail for now. */
@@ -98,8 +98,10 @@ export class Relay implements Tenant, Served, FrameSink {
     this.#moveIn(worker);
     socket.setNoDelay(true);
     socket.setKeepAlive(true);
-    this.#reusedChunks = sharedReads && shareReads(socket, (bytes, length) => this.#feed(bytes, length));
-    socket.on('data', (chunk) => this.#feed(chunk, chunk.length));
+    this.#reusedChunks = readSocket(socket, sharedReads, (bytes, length) => {
+      this.#feed(bytes, length);
+      return true; // it rests by itself
+    });
     socket.on('drain', () => this.#drained());
     socket.on('end', () => this.#end());
     socket.on('error', (error) => this.#lost(error));
@@ -121,20 +123,19 @@ export class Relay implements Tenant, Served, FrameSink {
 
   // ---- from the mail server -----------------------------------------------------------------------------------------
 
-  #feed(chunk: Buffer, length: number): boolean {
-    if (this.#over || this.#ledger.quit) return true;
+  #feed(chunk: Buffer, length: number): void {
+    if (this.#over || this.#ledger.quit) return;
     this.#idle.touch();
     try {
       this.#commands.push(chunk, this, length);
     } catch (error) {
       this.#passOn();
       if (!this.#ledger.quit) this.#fail(error as MilterError); // what follows a QUIT is nobody's
-      return true;
+      return;
     }
     this.#passOn();
     this.#memo.keepMacros();
     this.#restIfFull();
-    return true; // it rests by itself
   }
 
   /** Called by the framer for each packet. */

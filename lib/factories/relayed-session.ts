@@ -5,7 +5,7 @@
 import type { MilterClass } from '../session/milter-class.js';
 import { Output } from '../session/output.js';
 import { Session } from '../session/session.js';
-import { type FromTenant, type SessionStart } from './messages.js';
+import type { FromTenant, SessionStart } from './messages.js';
 import { packError, unpackError, type PackedError } from './portable.js';
 
 /** The factory hears of bytes that were handled in such portions; its window is several of them. */

@@ -55,7 +55,7 @@ interface Insides {
 
 /**
  * Has a socket read into the shared buffer; false where that does not work. It must not have been read from. Its 'data'
- * events, 'end' excepted, never come; pause(), resume() and everything else are as ever.
+ * events never come; everything else is as ever.
  */
 export function shareReads(socket: Socket, onBytes: OnBytes): boolean {
   const insides = socket as unknown as Insides;
@@ -75,4 +75,16 @@ export function shareReads(socket: Socket, onBytes: OnBytes): boolean {
   insides[kBufferCb] = (length: number) => onBytes(buffer, length);
   handle.useUserBuffer(buffer);
   return true;
+}
+
+/**
+ * Has the bytes of a socket go to `onBytes`, from the shared buffer if that is wanted and works.
+ * @returns whether they lie in memory that is used again
+ */
+export function readSocket(socket: Socket, wanted: boolean, onBytes: OnBytes): boolean {
+  const reused = wanted && shareReads(socket, onBytes);
+  socket.on('data', (chunk) => {
+    if (!onBytes(chunk, chunk.length)) socket.pause();
+  });
+  return reused;
 }

@@ -17,28 +17,23 @@ export class Output {
   /** Largest payload that may be written, in bytes. */
   maxPayload = MILTER_MDS_64K;
 
-  /** What is due; mostly it is one reply, and no list is made for that. */
-  #first: Buffer | undefined;
-  #more: Buffer[] = [];
+  #due: Buffer[] = [];
   #bytes = 0;
 
   reply(reply: Reply): void {
     const bytes = CONSTANT.get(reply.type) ?? replyCodec.write(reply, this.maxPayload);
-    if (this.#first === undefined) this.#first = bytes;
-    else this.#more.push(bytes);
+    this.#due.push(bytes);
     this.#bytes += bytes.length;
   }
 
   /** Hands everything that is due to `write`, in one piece unless that is large; returns what `write` last returned. */
   flush(write: (bytes: Buffer) => boolean): boolean {
-    const first = this.#first;
-    if (first === undefined) return true;
+    const due = this.#due;
+    if (due.length === 0) return true;
     const together = this.#bytes <= JOINED;
-    this.#first = undefined;
     this.#bytes = 0;
-    if (this.#more.length === 0) return write(first);
-    const due = [first, ...this.#more];
-    this.#more = [];
+    if (due.length === 1) return write(due.pop() as Buffer); // as nearly always: the list stays
+    this.#due = [];
     if (together) return write(Buffer.concat(due));
     let more = true;
     for (const bytes of due) more = write(bytes);
