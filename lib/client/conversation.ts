@@ -43,20 +43,31 @@ export class Conversation {
     if (stream.destroyed) this.#lost('it was closed before');
   }
 
+  /** It has failed: nothing more can be asked. */
+  get failed(): boolean {
+    return this.#failure !== undefined;
+  }
+
   /**
-   * Sends a command; resolves when more is welcome.
+   * Sends a command, or several in one write; resolves when more is welcome.
    * @param stage for the error
    * @param timeout how long to wait, in ms
    * @throws MilterError ERR_MILTER_TIMEOUT, ERR_MILTER_CONNECTION, ERR_MILTER_FILTER for a reply that nothing asked for;
    *   ERR_MILTER_VALUE, ERR_MILTER_PACKET_TOO_LARGE for a command that cannot be sent: then nothing was
    */
-  async send(command: Command, stage: string, timeout: number): Promise<void> {
+  send(stage: string, timeout: number, ...commands: readonly Command[]): Promise<void> | undefined {
     const surplus = this.#replies[0];
     if (surplus !== undefined) throw this.fail(stage, 'ERR_MILTER_FILTER', `It sent ${surplus.type}, unasked`);
     if (this.#failure !== undefined) throw this.#errorAt(stage);
-    const bytes = encodeCommand(command, this.maxPayload);
-    debug('send %s', command.type);
-    if (this.#stream.write(bytes)) return;
+    const packets = commands.map((command) => encodeCommand(command, this.maxPayload));
+    for (const { type } of commands) debug('send %s', type);
+    if (packets.length > 1) this.#stream.cork();
+    for (const packet of packets) this.#stream.write(packet);
+    if (packets.length > 1) this.#stream.uncork();
+    return this.#stream.writableNeedDrain ? this.#drained(stage, timeout) : undefined;
+  }
+
+  async #drained(stage: string, timeout: number): Promise<void> {
     await this.#until(() => !this.#stream.writableNeedDrain || undefined, stage, timeout, 'It takes nothing');
   }
 
@@ -64,10 +75,11 @@ export class Conversation {
    * The next reply.
    * @param stage for the error
    * @param timeout how long to wait, in ms
+   * @param what it does, for the error
    * @throws MilterError ERR_MILTER_TIMEOUT, ERR_MILTER_CONNECTION, or what is wrong with the bytes that came
    */
-  async reply(stage: string, timeout: number): Promise<Reply> {
-    const reply = await this.#until(() => this.#replies.shift(), stage, timeout, 'It does not answer');
+  async reply(stage: string, timeout: number, what = 'It does not answer'): Promise<Reply> {
+    const reply = this.#replies.shift() ?? (await this.#until(() => this.#replies.shift(), stage, timeout, what));
     debug('received %s', reply.type);
     return reply;
   }
@@ -99,6 +111,11 @@ export class Conversation {
     this.#stream.destroy();
   }
 
+  /** Ends because the caller wants no more: what waits is an error with that reason. */
+  interrupt(reason: unknown): void {
+    this.#fail({ code: 'ERR_MILTER_ABORTED', message: 'The caller has given up', details: { cause: reason } });
+  }
+
   #read(go: () => void): void {
     try {
       go();
@@ -124,7 +141,8 @@ export class Conversation {
   /** The failure, with the command that it kept from its answer. */
   #errorAt(stage: string): MilterError {
     const { code, message, details } = this.#failure as Failure;
-    return (this.#error ??= new MilterError(code, `The milter failed at ${stage}: ${message}`, { ...details, stage }));
+    const text = code === 'ERR_MILTER_ABORTED' ? `${message} at ${stage}` : `The milter failed at ${stage}: ${message}`;
+    return (this.#error ??= new MilterError(code, text, { ...details, stage }));
   }
 
   /** Waits until a probe finds something, no longer than the timeout, and not beyond the failure. */

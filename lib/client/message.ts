@@ -2,17 +2,21 @@
  * A message as a mail server holds it between two milters: a list of headers with their exact bytes, and a body. What no
  * milter changes comes out byte for byte as it went in.
  */
-import { isUint8Array } from 'node:util/types';
+import { Readable } from 'node:stream';
 import { toBytes, toText } from '../codec/text.js';
 import { MilterError, show } from '../errors.js';
+import { Body } from './body.js';
+import { bytesOf, crlf, hasLfOnly, readHead, type ByteSource } from './message-source.js';
 
 /** One header. */
 export interface MessageHeader {
   readonly name: string;
   /** Everything behind the colon, lines separated by LF, without the last line end. */
   readonly value: string;
-  /** Its bytes in the message, line end included. */
+  /** Its bytes in the message, line end included; none for one that holds a place but is not there (see models.ts). */
   readonly bytes: Buffer;
+  /** Milters do not hear of it: the mail server has put it in itself, or it was removed. */
+  readonly hidden?: boolean;
 }
 
 const CRLF = Buffer.from('\r\n');
@@ -20,11 +24,11 @@ const NOTHING = Buffer.alloc(0);
 
 export class Message {
   headers: MessageHeader[];
-  body: Buffer;
+  body: Body;
   /** The empty line behind the headers; nothing where the message ends without one. */
   readonly #separator: Buffer;
 
-  private constructor(headers: MessageHeader[], separator: Buffer, body: Buffer) {
+  private constructor(headers: MessageHeader[], separator: Buffer, body: Body) {
     this.headers = headers;
     this.body = body;
     this.#separator = separator;
@@ -36,33 +40,73 @@ export class Message {
    * @throws MilterError ERR_MILTER_ARGUMENT for what is no header, naming its line
    */
   static parse(source: string | Uint8Array): Message {
-    const bytes = withCrlf(bytesOf(source));
+    const bytes = bytesOf(source);
+    return Message.#parse(hasLfOnly(bytes) ? crlf(bytes) : bytes);
+  }
+
+  /**
+   * Reads the headers of a message out of a stream; the body is read when somebody wants it, and kept in memory once.
+   * @throws MilterError as parse(); and whatever the stream fails with
+   */
+  static async read(source: ByteSource): Promise<Message> {
+    const { head, rest } = await readHead(source);
+    const message = Message.#parse(head);
+    message.body = Body.reading(rest);
+    return message;
+  }
+
+  static #parse(bytes: Buffer): Message {
     const headers: MessageHeader[] = [];
     let line = 1;
     for (let at = 0; at < bytes.length;) {
       const end = headerEnd(bytes, at);
       const raw = bytes.subarray(at, end);
       if (raw[0] === 0x0a || (raw[0] === 0x0d && raw[1] === 0x0a))
-        return new Message(headers, raw, bytes.subarray(end));
+        return new Message(headers, raw, Body.of(bytes.subarray(end)));
       headers.push(header(raw, line));
       line += raw.filter((byte) => byte === 0x0a).length;
       at = end;
     }
-    return new Message(headers, NOTHING, NOTHING);
+    return new Message(headers, NOTHING, Body.of(NOTHING));
   }
 
-  /** The message's bytes. A line end that is missing is put in only where something follows. */
-  toBuffer(): Buffer {
+  /** The same message, whose headers and body can be exchanged without touching this one. */
+  copy(): Message {
+    return new Message([...this.headers], this.#separator, this.body);
+  }
+
+  /**
+   * The message's bytes, in pieces that are not copied. A line end that is missing is put in only where something
+   * follows. A body that comes from a stream is there as far as it was read.
+   */
+  *pieces(): Generator<Buffer> {
     const separator = this.#separator.length === 0 && this.body.length > 0 ? CRLF : this.#separator;
-    const parts = [...this.headers.map(({ bytes }) => bytes), separator, this.body].filter(({ length }) => length > 0);
-    const lines = parts.flatMap((part, i) => (i < parts.length - 1 && part.at(-1) !== 0x0a ? [part, CRLF] : [part]));
-    return Buffer.concat(lines);
+    let last = 0x0a;
+    const parts = [...this.headers.map(({ bytes }) => bytes), separator];
+    for (const part of parts) {
+      if (part.length === 0) continue;
+      if (last !== 0x0a) yield CRLF;
+      yield part;
+      last = part.at(-1) as number;
+    }
+    yield* this.body.pieces;
   }
 
-  /** The place of the index-th header of a name, counted from 1 (0 means 1); -1 where there is none. */
+  /** The message's bytes in one piece. */
+  toBuffer(): Buffer {
+    return Buffer.concat([...this.pieces()]);
+  }
+
+  /** The message's bytes as a stream. */
+  toStream(): Readable {
+    return Readable.from(this.pieces(), { objectMode: false });
+  }
+
+  /** The place of the index-th header of a name among those that milters hear of, from 1 (0 means 1); -1 for none. */
   find(name: string, index: number): number {
     let left = Math.max(1, index);
-    return this.headers.findIndex((each) => each.name.toLowerCase() === name.toLowerCase() && --left === 0);
+    const wanted = name.toLowerCase();
+    return this.headers.findIndex((each) => !each.hidden && each.name.toLowerCase() === wanted && --left === 0);
   }
 }
 
@@ -70,12 +114,6 @@ export class Message {
 export function makeHeader(name: string, value: string): MessageHeader {
   const bytes = toBytes(`${name}:${value.replaceAll('\n', '\r\n')}\r\n`);
   return { name, value, bytes };
-}
-
-function bytesOf(source: string | Uint8Array): Buffer {
-  if (typeof source === 'string') return toBytes(source);
-  if (isUint8Array(source)) return Buffer.from(source.buffer, source.byteOffset, source.byteLength);
-  throw new MilterError('ERR_MILTER_ARGUMENT', `The message must be a Buffer or a string, got ${show(source)}`);
 }
 
 function header(raw: Buffer, line: number): MessageHeader {
@@ -94,10 +132,4 @@ function headerEnd(bytes: Buffer, start: number): number {
   let end = bytes.indexOf(0x0a, start);
   while (end >= 0 && (bytes[end + 1] === 0x20 || bytes[end + 1] === 0x09)) end = bytes.indexOf(0x0a, end + 1);
   return end < 0 ? bytes.length : end + 1;
-}
-
-function withCrlf(bytes: Buffer): Buffer {
-  const first = bytes.indexOf(0x0a);
-  if (first < 0 || bytes[first - 1] === 0x0d) return bytes;
-  return Buffer.from(bytes.toString('latin1').replace(/(?<!\r)\n/g, '\r\n'), 'latin1');
 }

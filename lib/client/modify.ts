@@ -2,7 +2,9 @@
 import type { Reply } from '../codec/replies.js';
 import * as c from '../constants.js';
 import { bareAddress } from '../envelope.js';
-import { makeHeader, type Message, type MessageHeader } from './message.js';
+import { Body } from './body.js';
+import type { Message } from './message.js';
+import { milterHeader, settle, settledBody, type Model } from './models.js';
 
 /** The replies that change a message. */
 export type Modification = Extract<
@@ -44,12 +46,11 @@ export interface Envelope {
   to: string[];
 }
 
-/** What mail servers do differently, and what was agreed. */
+/** What was agreed, and whom to behave like. */
 export interface ModifyOptions {
   /** Header values come with their leading space (SMFIP_HDR_LEADSPC); else one is put before them. */
   readonly leadingSpace: boolean;
-  /** A header that was removed still counts for the index of chgHeader: so it is in Sendmail, in Postfix it is not. */
-  readonly removedCount: boolean;
+  readonly model: Model;
 }
 
 /** @returns the reason of a quarantine, where one was asked for */
@@ -57,24 +58,22 @@ export function applyModifications(
   message: Message,
   envelope: Envelope,
   modifications: readonly Modification[],
-  { leadingSpace, removedCount }: ModifyOptions,
+  { leadingSpace, model }: ModifyOptions,
 ): string | undefined {
   let quarantined: string | undefined;
   const body: Buffer[] = [];
-  const made = ({ name, value }: { name: string; value: string }): MessageHeader =>
-    makeHeader(name, leadingSpace ? value : ` ${value}`);
   for (const change of modifications) {
     switch (change.type) {
       case 'addHeader':
-        message.headers.push(made(change));
+        model.add(message, milterHeader(change.name, change.value, leadingSpace));
         break;
       case 'insHeader':
-        message.headers.splice(change.index, 0, made(change));
+        model.insert(message, change.index, milterHeader(change.name, change.value, leadingSpace));
         break;
       case 'chgHeader': {
-        const at = message.find(change.name, change.index);
-        if (change.value !== '') message.headers.splice(at < 0 ? message.headers.length : at, 1, made(change));
-        else if (at >= 0) message.headers.splice(at, 1, ...(removedCount ? [removed(change.name)] : []));
+        const { name, value, index } = change;
+        const make = (itsName: string) => milterHeader(itsName, value, leadingSpace);
+        model.change(message, name, index, value === '' ? undefined : make);
         break;
       }
       case 'addRcpt':
@@ -96,12 +95,7 @@ export function applyModifications(
         break;
     }
   }
-  message.headers = message.headers.filter((header) => header.bytes.length > 0);
-  if (body.length > 0) message.body = Buffer.concat(body);
+  settle(message);
+  if (body.length > 0) message.body = Body.of(settledBody(body));
   return quarantined;
-}
-
-/** Holds the place of a header that is not there any more. */
-function removed(name: string): MessageHeader {
-  return { name, value: '', bytes: Buffer.alloc(0) };
 }

@@ -1,10 +1,22 @@
 /** The options of a client, checked once, when it is made. */
 import * as c from '../constants.js';
 import { MilterError, show } from '../errors.js';
+import { Message } from './message.js';
 import type { ClientOptions } from './types.js';
 
 /** Options with their defaults. */
-export type CheckedClientOptions = { readonly [K in keyof ClientOptions]-?: NonNullable<ClientOptions[K]> };
+export type CheckedClientOptions = {
+  readonly [K in Exclude<keyof ClientOptions, 'signal'>]-?: NonNullable<ClientOptions[K]>;
+} & Pick<ClientOptions, 'signal'>;
+
+/** setTimeout() takes no more; longer ones would fire at once. */
+const NEVER = 0x7fff_ffff;
+
+/** How long each server waits unless it is told otherwise, in ms: chapter "Timeouts" of both servers' documentation. */
+const PATIENCE = {
+  postfix: { connectTimeout: 30_000, commandTimeout: 30_000, contentTimeout: 300_000, eobTimeout: NEVER },
+  sendmail: { connectTimeout: 300_000, commandTimeout: 10_000, contentTimeout: 10_000, eobTimeout: 300_000 },
+};
 
 /** What each protocol version has, as Postfix offers it. */
 const STEPS_OF_VERSION: ReadonlyMap<unknown, number> = new Map([
@@ -21,40 +33,71 @@ const isWhole = (value: unknown, min: number, max: number): boolean =>
 
 const bits: Rule = ['must be a number of 32 bits', (value) => isWhole(value, 0, 0xffff_ffff)];
 
-/** setTimeout() takes no more; longer ones would fire at once. */
-const MAX_MS = 0x7fff_ffff;
-const timeout: Rule = [`must be a whole number from 1 to ${MAX_MS}`, (value) => isWhole(value, 1, MAX_MS)];
+const timeout: Rule = [`must be a whole number from 1 to ${NEVER}`, (value) => isWhole(value, 1, NEVER)];
+
+const oneOf = (...words: readonly string[]): Rule => [
+  `must be ${words.map((word) => `'${word}'`).join(' or ')}`,
+  (value) => words.includes(value as string),
+];
 
 const RULES: Readonly<Record<keyof ClientOptions, Rule>> = {
   version: ['must be 2, 3, 4 or 6', (value) => STEPS_OF_VERSION.has(value)],
   actions: bits,
   protocol: bits,
-  like: ["must be 'postfix' or 'sendmail'", (value) => value === 'postfix' || value === 'sendmail'],
+  like: oneOf('postfix', 'sendmail'),
   macros: ['must be an object of objects', (value) => typeof value === 'object' && value !== null],
   connectTimeout: timeout,
   commandTimeout: timeout,
   contentTimeout: timeout,
+  eobTimeout: timeout,
+  defaultAction: oneOf('throw', 'accept', 'reject', 'tempfail', 'shutdown', 'quarantine'),
+  unagreedEdits: oneOf('refuse', 'apply'),
+  ownHeaders: [
+    'must be a string or a Buffer of header lines',
+    (value) => (typeof value === 'string' || value instanceof Uint8Array) && isHeader(value),
+  ],
+  signal: ['must be an AbortSignal', (value) => value instanceof AbortSignal],
 };
 
-/** @throws MilterError ERR_MILTER_OPTION that names the option and what it got */
-export function checkClientOptions(options: ClientOptions): CheckedClientOptions {
+/**
+ * @param defaultAction where none is given
+ * @throws MilterError ERR_MILTER_OPTION that names the option and what it got
+ */
+export function checkClientOptions(
+  options: ClientOptions,
+  defaultAction: NonNullable<ClientOptions['defaultAction']>,
+): CheckedClientOptions {
   if (typeof options !== 'object' || options === null) throw bad('options', 'must be an object', options);
   for (const [name, value] of Object.entries(options)) {
     if (!Object.hasOwn(RULES, name)) throw bad(name, 'is no option', value);
     const [words, holds] = RULES[name as keyof ClientOptions];
     if (value !== undefined && !holds(value)) throw bad(name, words, value);
   }
-  const { version = c.SMFI_VERSION } = options;
+  const { version = c.SMFI_VERSION, like = 'postfix' } = options;
+  const patience = PATIENCE[like];
   return {
     version,
+    like,
     actions: options.actions ?? c.SMFIF_ALLOPTS,
     protocol: options.protocol ?? (STEPS_OF_VERSION.get(version) as number),
-    like: options.like ?? 'postfix',
     macros: options.macros ?? {},
-    connectTimeout: options.connectTimeout ?? 30_000,
-    commandTimeout: options.commandTimeout ?? 30_000,
-    contentTimeout: options.contentTimeout ?? 300_000,
+    connectTimeout: options.connectTimeout ?? patience.connectTimeout,
+    commandTimeout: options.commandTimeout ?? patience.commandTimeout,
+    contentTimeout: options.contentTimeout ?? patience.contentTimeout,
+    eobTimeout: options.eobTimeout ?? patience.eobTimeout,
+    defaultAction: options.defaultAction ?? defaultAction,
+    unagreedEdits: options.unagreedEdits ?? 'refuse',
+    ownHeaders: options.ownHeaders ?? '',
+    signal: options.signal,
   };
+}
+
+function isHeader(text: string | Uint8Array): boolean {
+  try {
+    return Message.parse(text).body.length === 0;
+  } catch {
+    return false;
+  }
 }
 
 function bad(name: string, words: string, value: unknown): MilterError {

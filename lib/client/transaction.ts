@@ -1,113 +1,66 @@
-/** One message on its way past a milter: its stages in order, and what comes of the answers. */
-import { MILTER_CHUNK_SIZE, SMFIP_HDR_LEADSPC, SMFIP_RCPT_REJ } from '../constants.js';
-import { bareAddress } from '../envelope.js';
-import type { Stage, StageCommand } from '../stages.js';
-import type { Answer, Exchange } from './exchange.js';
+/** What is known about one message on its way past the milters. */
+import { Readable } from 'node:stream';
+import type { MilterError } from '../errors.js';
+import type { Stage } from '../stages.js';
+import type { Answer } from './exchange.js';
 import type { Message } from './message.js';
-import { applyModifications, type Envelope, type ModifyOptions } from './modify.js';
-import type { ClientMacros, ClientMessage, MessageResult, Outcome, Step } from './types.js';
+import type { Envelope, Modification } from './modify.js';
+import type { ClientMacros, MessageResult, Outcome, Step } from './types.js';
 
-/** The answer that decided about a message, and who it would go to. */
+/** The answer that decided, and whose it is. */
 export interface Decision {
   readonly stage: Stage;
   readonly answer: Answer;
-  readonly envelope: Envelope;
+  /** Which milter it was, where it refused. */
+  readonly milter?: string;
 }
 
 export class Transaction {
-  readonly #exchange: Exchange;
-  readonly #message: Message;
-  readonly #macros: ClientMacros;
-  readonly #chunkSize: number;
-  readonly #leadingSpace: boolean;
-  readonly #steps: Step[] = [];
-  readonly #recipients: Array<MessageResult['recipients'][number]> = [];
-  /** The milter wants no more of the body. */
-  #skip = false;
+  readonly envelope: Envelope;
+  readonly macros: ClientMacros;
+  readonly steps: Step[] = [];
+  readonly recipients: Array<MessageResult['recipients'][number]> = [];
+  readonly modifications: Modification[] = [];
+  readonly errors: MilterError[] = [];
+  quarantined: string | undefined;
+  /** The last answer to a recipient. */
+  lastRecipient: Decision | undefined;
+  /** DATA has been said. */
+  data = false;
 
-  /** @param chunkSize largest piece of a body, in bytes */
-  constructor(exchange: Exchange, message: Message, macros: ClientMacros, chunkSize = MILTER_CHUNK_SIZE) {
-    this.#exchange = exchange;
-    this.#message = message;
-    this.#macros = macros;
-    this.#chunkSize = chunkSize;
-    this.#leadingSpace = (exchange.agreed.protocol & SMFIP_HDR_LEADSPC) !== 0;
+  constructor(from: string, macros: ClientMacros) {
+    this.envelope = { from, to: [] };
+    this.macros = macros;
   }
 
-  /** Plays the message up to the answer that decides. */
-  async play(mail: ClientMessage): Promise<Decision> {
-    const envelope: Envelope = { from: mail.from, to: [] };
-    const from = await this.#ask({ type: 'mailFrom', address: mail.from, args: mail.fromArgs ?? [] });
-    if (from.outcome === 'accept') envelope.to = [...mail.to];
-    if (from.outcome !== 'continue') return { stage: 'mailFrom', answer: from, envelope };
-    const last = await this.#recipientsOf(mail, envelope);
-    if (last !== undefined) return { stage: 'rcpt', answer: last, envelope };
-    const content = this.#content();
-    for (;;) {
-      const command = content.next().value;
-      const answer = await this.#ask(command);
-      if (answer.outcome === 'skip') this.#skip = true;
-      else if (command.type === 'eob' || answer.outcome !== 'continue')
-        return { stage: command.type, answer, envelope };
-    }
+  /** A milter has failed, and its default action stands in for it. */
+  fault(error: MilterError): void {
+    if (!this.errors.includes(error)) this.errors.push(error);
   }
 
-  /** @returns the answer that decides about the whole message, if there is one */
-  async #recipientsOf(mail: ClientMessage, envelope: Envelope): Promise<Answer | undefined> {
-    let last: Answer | undefined;
-    for (const [i, address] of mail.to.entries()) {
-      last = await this.#askRecipient(address, mail, { '{rcpt_addr}': bareAddress(address) });
-      this.#recipients.push({ address, outcome: last.outcome as Outcome, ...(last.reply && { reply: last.reply }) });
-      if (last.outcome === 'accept') envelope.to.push(...mail.to.slice(i)); // it asks for no more of them
-      if (last.outcome === 'accept' || last.outcome === 'discard' || last.hangUp) return last;
-      if (last.outcome === 'continue') envelope.to.push(address);
-    }
-    if ((this.#exchange.agreed.protocol & SMFIP_RCPT_REJ) !== 0) {
-      const why = { '{rcpt_mailer}': 'error', '{rcpt_host}': '5.1.1', '{rcpt_addr}': 'User unknown' };
-      for (const address of mail.refused ?? []) await this.#askRecipient(address, mail, why);
-    }
-    return envelope.to.length === 0 ? last : undefined;
-  }
-
-  #askRecipient(address: string, mail: ClientMessage, macros: Readonly<Record<string, string>>): Promise<Answer> {
-    const rcpt = { ...macros, ...this.#macros.rcpt };
-    return this.#ask({ type: 'rcpt', address, args: mail.toArgs ?? [] }, { ...this.#macros, rcpt });
-  }
-
-  *#content(): Generator<StageCommand, never> {
-    yield { type: 'data' };
-    for (const { name, value } of this.#message.headers) {
-      yield { type: 'header', name, value: this.#leadingSpace ? value : value.replace(/^ /, '') };
-    }
-    yield { type: 'eoh' };
-    const { body } = this.#message;
-    for (let at = 0; at < body.length && !this.#skip; at += this.#chunkSize) {
-      yield { type: 'body', chunk: body.subarray(at, at + this.#chunkSize) };
-    }
-    for (;;) yield { type: 'eob' };
-  }
-
-  #ask(command: StageCommand, macros: ClientMacros = this.#macros): Promise<Answer> {
-    return this.#exchange.ask(command, macros, this.#steps);
-  }
-
-  /** What became of the message: only where it is accepted is it changed. */
-  result({ stage, answer, envelope }: Decision, removedCount: ModifyOptions['removedCount']): MessageResult {
+  /** What became of the message. @param message as it is now; undefined where it has not been looked at */
+  result(decision: Decision, message: Message | undefined): MessageResult {
+    const { stage, answer, milter } = decision;
     const outcome = answer.outcome as Outcome;
     const verdict = outcome === 'continue' ? 'accept' : outcome;
-    const modifications = verdict === 'accept' ? answer.modifications : [];
-    const how = { leadingSpace: this.#leadingSpace, removedCount };
-    const quarantined = applyModifications(this.#message, envelope, modifications, how);
+    const accepted = verdict === 'accept';
+    let bytes: Buffer | undefined;
     return {
       verdict,
       stage,
       ...(answer.reply && { reply: answer.reply }),
-      ...(quarantined !== undefined && { quarantined }),
-      recipients: this.#recipients,
-      modifications,
-      envelope,
-      message: this.#message.toBuffer(),
-      steps: this.#steps,
+      hangUp: answer.hangUp,
+      ...(milter !== undefined && !accepted && { milter }),
+      ...(accepted && this.quarantined !== undefined && { quarantined: this.quarantined }),
+      recipients: this.recipients,
+      modifications: accepted ? this.modifications : [],
+      envelope: this.envelope,
+      get message() {
+        return (bytes ??= message?.toBuffer() ?? Buffer.alloc(0));
+      },
+      stream: () => message?.toStream() ?? Readable.from([]),
+      steps: this.steps,
+      errors: this.errors,
     };
   }
 }

@@ -1,8 +1,11 @@
 /** What goes into the client and what comes out. */
+import type { Readable } from 'node:stream';
 import type { Command } from '../codec/commands.js';
 import type { Reply } from '../codec/replies.js';
 import type { SmtpReply } from '../codec/smtp-reply.js';
+import type { MilterError } from '../errors.js';
 import type { Stage } from '../stages.js';
+import type { ByteSource } from './message-source.js';
 import type { Envelope, Modification } from './modify.js';
 
 /**
@@ -27,12 +30,38 @@ export interface ClientOptions {
   like?: 'postfix' | 'sendmail' | undefined;
   /** Macros for every message; sent before the command of their stage. */
   macros?: ClientMacros | undefined;
-  /** How long to wait for a connection, in ms. Default 30,000. */
+  /** How long to wait for a connection, in ms. Default 30,000; like Sendmail 300,000. */
   connectTimeout?: number | undefined;
-  /** How long to wait for an answer before the content of a message, in ms. Default 30,000. */
+  /** How long to wait for an answer before the content of a message, in ms. Default 30,000; like Sendmail 10,000. */
   commandTimeout?: number | undefined;
-  /** How long to wait for an answer to the content of a message, in ms; `progress` starts it anew. Default 300,000. */
+  /**
+   * How long to wait for an answer to the content of a message, in ms; `progress` starts it anew. Default 300,000; like
+   * Sendmail 10,000.
+   */
   contentTimeout?: number | undefined;
+  /** How long the end of a message may take altogether, in ms. Default: no limit; like Sendmail 300,000. */
+  eobTimeout?: number | undefined;
+  /**
+   * What becomes of mail where a milter fails: goes away, answers too late or wrong. From then on it is not asked any
+   * more until the SMTP session is over. 'accept' does without it, 'reject' and 'tempfail' refuse everything, 'shutdown'
+   * is a 421 that ends the SMTP session, 'quarantine' holds each message; the error is in the result. 'throw' rejects
+   * with the error: what becomes of the mail is for the caller to say. Default 'throw' for MilterClient, 'tempfail' for
+   * MilterChain. Postfix calls it milter_default_action, Sendmail has flags for it (F=).
+   */
+  defaultAction?: 'throw' | 'accept' | 'reject' | 'tempfail' | 'shutdown' | 'quarantine' | undefined;
+  /**
+   * An edit whose flag the milter has not asked for: 'refuse' takes it for a failure, 'apply' makes it, as both mail
+   * servers do. Default 'refuse'.
+   */
+  unagreedEdits?: 'refuse' | 'apply' | undefined;
+  /**
+   * Header lines that the mail server puts above a message itself, its Received for one: milters do not hear of them,
+   * insHeader() counts them, and they are in the resulting message. Default none; then they are counted as if they were
+   * there, but do not appear.
+   */
+  ownHeaders?: string | Uint8Array | undefined;
+  /** Aborted: whatever is at work rejects with ERR_MILTER_ABORTED, and the connection is closed. */
+  signal?: AbortSignal | undefined;
 }
 
 /** The SMTP client that the mail server pretends to have. */
@@ -45,8 +74,8 @@ export interface ClientPeer {
   address?: string;
   /** Default 25000. */
   port?: number;
-  /** Default: the hostname. */
-  helo?: string;
+  /** Default: the hostname. false: helo() comes later, or never. */
+  helo?: string | false;
 }
 
 export interface ClientMessage {
@@ -56,18 +85,35 @@ export interface ClientMessage {
   to: readonly string[];
   /** Recipients that the mail server has refused itself: milters that ask for SMFIP_RCPT_REJ hear of them. */
   refused?: readonly string[];
-  /** The message. A file with LF line ends gets CRLF: see Message.parse(). */
-  message: string | Uint8Array;
+  /**
+   * The message. A file with LF line ends gets CRLF: see Message.parse(). A stream is read as fast as the first milter
+   * takes it; where the message is refused before its content it is left alone.
+   */
+  message: MessageSource;
   /** ESMTP arguments of MAIL. */
   fromArgs?: readonly string[];
   /** ESMTP arguments of each RCPT. */
   toArgs?: readonly string[];
   /** Macros for this message, over those of the client. */
   macros?: ClientMacros;
+  /** Aborted: send() rejects with ERR_MILTER_ABORTED, and the connections are closed. */
+  signal?: AbortSignal;
+}
+
+/** A message: text, bytes, or a stream of either. */
+export type MessageSource = string | Uint8Array | ByteSource;
+
+/** What a milter may be told besides. */
+export interface StageExtras {
+  /** Macros, over those of the client. */
+  macros?: ClientMacros;
 }
 
 /** What became of something the milter was asked about. */
 export type Outcome = 'continue' | 'accept' | 'reject' | 'tempFail' | 'discard';
+
+/** What the SMTP client hears as a refusal, and what ends a message quietly. */
+export const ENDS: ReadonlySet<string> = new Set<Outcome>(['reject', 'tempFail', 'discard']);
 
 /** One step of a conversation. */
 export interface Step {
@@ -76,6 +122,23 @@ export interface Step {
   readonly command: Command;
   /** What came back; undefined where nothing is answered. */
   readonly reply?: Reply;
+  /** The milter's name: its address, unless it was given one. */
+  readonly milter: string;
+  /** From the command to its answer, in ms. */
+  readonly ms: number;
+}
+
+/** What became of a command. */
+export interface StageResult {
+  readonly outcome: Outcome;
+  /** The SMTP reply that came with a refusal; smtpReply() has one for all. */
+  readonly reply?: SmtpReply;
+  /** The mail server is to end the SMTP session with that reply. */
+  readonly hangUp: boolean;
+  /** Which milter it was. */
+  readonly milter?: string;
+  /** Why the default action stood in for an answer. */
+  readonly error?: MilterError;
 }
 
 /** What became of a message. */
@@ -84,18 +147,26 @@ export interface MessageResult {
   readonly verdict: Exclude<Outcome, 'continue'>;
   /** Where it was decided. */
   readonly stage: Stage;
-  /** The milter's own SMTP reply, where it sent one. */
+  /** The milter's own SMTP reply, where it sent one, or that of the default action. */
   readonly reply?: SmtpReply;
+  /** The mail server is to end the SMTP session with that reply. */
+  readonly hangUp: boolean;
+  /** Which milter has refused the message. */
+  readonly milter?: string;
   /** Why it was put on hold, where it was. */
   readonly quarantined?: string;
-  /** What became of each recipient that the milter was asked about. */
+  /** What became of each recipient that a milter was asked about. */
   readonly recipients: ReadonlyArray<{ address: string; outcome: Outcome; reply?: SmtpReply }>;
-  /** What the milter changed, in order; empty unless the message is accepted. */
+  /** What the milters changed, in order; empty unless the message is accepted. */
   readonly modifications: readonly Modification[];
   /** The envelope as it would be delivered. */
   readonly envelope: Envelope;
-  /** The message as it would be delivered. */
+  /** The message as it would be delivered, in one piece that is made when it is asked for. */
   readonly message: Buffer;
+  /** The message as it would be delivered, as a stream of what is there already. */
+  stream(): Readable;
   /** Everything that was said about this message. */
   readonly steps: readonly Step[];
+  /** The failures that a default action stood in for. */
+  readonly errors: readonly MilterError[];
 }

@@ -30,7 +30,7 @@ t.test('P147 over TCP, IPv6 and a Unix socket: several clients, several messages
     await Promise.all(
       ['one', 'two', 'three'].map(async (hostname) => {
         const client = new MilterClient(target);
-        t.equal(await client.connect({ hostname }), 'continue');
+        t.equal((await client.connect({ hostname })).outcome, 'continue');
         for (let i = 0; i < 3; i++) t.ok((await client.send(mail)).message.equals(after), `${hostname} at ${target}`);
         await client.quit();
       }),
@@ -61,14 +61,50 @@ t.test('a client can connect again after quit()', async (t) => {
   const factory = new AsyncFactory('inet:0', MyMilter);
   await factory.run();
   const client = new MilterClient(formatAddress(factory.address!));
-  t.equal(await client.connect({ hostname: 'bad' }), 'reject');
+  t.equal((await client.connect({ hostname: 'bad' })).outcome, 'reject');
   await client.quit();
-  t.equal(await client.connect({ hostname: 'good' }), 'continue');
+  t.equal((await client.connect({ hostname: 'good' })).outcome, 'continue');
   t.match(await client.send(mail), { verdict: 'accept', stage: 'eob' }, 'nothing of the last connection is left');
   await client.quit();
   await client.quit();
   t.strictSame(calls, ['connect', 'close', 'connect', 'abort false', 'close']);
   await factory.close();
+});
+
+t.test('nextSession() without QUIT_NC, and after a failure, goes on with a new connection', async (t) => {
+  const { MyMilter, calls } = milter({
+    connect: (hostname: string) => (hostname === 'bad' ? 'reject' : undefined),
+    mailFrom: (address: string) => {
+      if (address === '<bad>') throw new Error('boom');
+    },
+  });
+  for (const version of [2, 6] as const) {
+    calls.length = 0;
+    const factory = new AsyncFactory('inet:0', MyMilter, { callbackDeadline: 1000 });
+    factory.on('sessionError', () => {});
+    await factory.run();
+    const client = new MilterClient(formatAddress(factory.address!), { version });
+    await client.connect();
+    t.match(await client.nextSession({ hostname: 'bad' }), { outcome: 'reject' });
+    t.match(await client.nextSession(), { outcome: 'continue' });
+    t.match(await client.send(mail), { verdict: 'accept' });
+    await client.quit();
+    t.strictSame(
+      calls.filter((call) => call === 'connect' || call === 'close'),
+      ['connect', 'close', 'connect', 'close', 'connect', 'close'],
+    );
+    await factory.close();
+  }
+  const lost = createServer((socket) => socket.on('error', () => {}).once('data', () => socket.destroy())).listen(0);
+  await once(lost, 'listening');
+  const { port } = lost.address() as AddressInfo;
+  const client = new MilterClient(`inet:${port}@127.0.0.1`, { defaultAction: 'accept' });
+  t.match(await client.connect(), { outcome: 'accept', error: { code: 'ERR_MILTER_CONNECTION' } });
+  const first = once(lost, 'connection');
+  t.match(await client.nextSession(), { outcome: 'accept' });
+  await first;
+  await client.quit();
+  lost.close();
 });
 
 t.test('P70 P82 quit() says QUIT and resolves when the milter’s close() has ended', async (t) => {

@@ -35,9 +35,10 @@ const change = (index: number, name: string, value: string): Buffer => packet('m
 t.test('P128 addHeader goes to the end, insHeader before the header of its index', async (t) => {
   const result = async (...edits: Buffer[]) => headersOf(await edited(edits, { message: 'A: 1\r\nB: 2\r\n\r\n' }));
   t.equal(await result(add('X', 'new')), 'A: 1\r\nB: 2\r\nX: new');
-  t.equal(await result(insert(0, 'X', 'new')), 'X: new\r\nA: 1\r\nB: 2', '0 is the top');
-  t.equal(await result(insert(1, 'X', 'new')), 'A: 1\r\nX: new\r\nB: 2');
-  t.equal(await result(insert(2, 'X', 'new')), 'A: 1\r\nB: 2\r\nX: new');
+  t.equal(await result(insert(0, 'X', 'new')), 'X: new\r\nA: 1\r\nB: 2', '0 is the top, above the server’s own');
+  t.equal(await result(insert(1, 'X', 'new')), 'X: new\r\nA: 1\r\nB: 2', '1 is below that');
+  t.equal(await result(insert(2, 'X', 'new')), 'A: 1\r\nX: new\r\nB: 2');
+  t.equal(await result(insert(3, 'X', 'new')), 'A: 1\r\nB: 2\r\nX: new');
   t.equal(await result(insert(0xffff_ffff, 'X', 'new')), 'A: 1\r\nB: 2\r\nX: new', 'too large is the end');
   t.equal(
     await result(insert(0, 'X', '1'), insert(0, 'Y', '2')),
@@ -83,14 +84,15 @@ t.test('P127 the first piece of a body discards the old one, the others append',
   const bodyOf = async (...edits: Buffer[]) => (await edited(edits)).message.toString().slice(HEADERS.length);
   t.equal(await bodyOf(), '\r\nbody\r\n');
   t.equal(await bodyOf(body('one'), body('two\r\n')), '\r\nonetwo\r\n');
-  t.equal(await bodyOf(add('X', 'y'), body('one'), body('two')), 'X: y\r\n\r\nonetwo');
+  t.equal(await bodyOf(add('X', 'y'), body('one'), body('two')), 'X: y\r\n\r\nonetwo\r\n', 'the last line is ended');
+  t.equal(await bodyOf(body('a\nb\r'), body('\nc')), '\r\na\r\nb\r\nc\r\n', 'each bare LF becomes CRLF');
   t.equal(await bodyOf(packet('b')), '\r\n', 'an empty piece makes an empty body');
   const { message } = await edited([body('new')], { message: 'A: 1' });
-  t.equal(message.toString(), 'A: 1\r\n\r\nnew', 'a message that had none gets the empty line before it');
+  t.equal(message.toString(), 'A: 1\r\n\r\nnew\r\n', 'a message that had none gets the empty line before it');
 });
 
 t.test('P119 P121 a body of several packets and all other edits, with one final reply', async (t) => {
-  const long = Buffer.alloc(200_001, 'abcdefghij\r\n');
+  const long = Buffer.alloc(200_004, 'abcdefghij\r\n');
   class Replacing extends MilterProtocol {
     override eob() {
       this.addHeader('X', 'y');

@@ -123,10 +123,10 @@ async function conversation(t: Test, offer: ClientOptions, bit: number): Promise
     t.strictSame(calls, expected, what);
   };
 
-  t.equal(await client.connect({ hostname: 'one.example.org', address: '192.0.2.1' }), 'continue');
+  t.equal((await client.connect({ hostname: 'one.example.org', address: '192.0.2.1' })).outcome, 'continue');
   t.match(client.agreed, { version, actions: SMFIF_ALLOPTS, protocol: agreed });
   heard('the connection', ...only(hello('one.example.org', '4 192.0.2.1')));
-  t.equal(await client.unknown('FOO bar'), 'continue');
+  t.equal((await client.unknown('FOO bar')).outcome, 'continue');
   heard('an unknown command', ...only([['unknown', 'unknown FOO bar']]));
   for (const round of ['first', 'second']) {
     const result = await client.send(mail);
@@ -151,7 +151,7 @@ async function conversation(t: Test, offer: ClientOptions, bit: number): Promise
     heard(`the ${round} message`, ...only(messageCalls(space)), 'abort false', ...only([['unknown', 'unknown BAR']]));
   }
   if (version === 6) {
-    t.equal(await client.nextSession({ hostname: 'two.example.org', address: '2001:db8::1' }), 'continue');
+    t.equal((await client.nextSession({ hostname: 'two.example.org', address: '2001:db8::1' })).outcome, 'continue');
     heard('the next SMTP session', 'close', ...only(hello('two.example.org', '6 2001:db8::1')));
     const { message } = await client.send(mail);
     t.equal(message.toString('latin1'), AFTER, 'QUIT_NC leaves what was agreed');

@@ -4,7 +4,7 @@ import { MilterClient, type ClientMacros, type ClientOptions } from '../../lib/c
 import { createSession, MilterProtocol, SMFIF_ALLOPTS, type MacroDict } from '../../lib/index.js';
 import { agrees, fakeMilter, list } from '../helpers/fake-milter.js';
 
-const OWN = { j: 'localhost', '{daemon_name}': 'milter-stream', v: 'milter-stream' };
+const OWN = { j: 'localhost', '{daemon_name}': 'milter-stream', v: 'milter-stream', _: 'localhost [127.0.0.1]' };
 
 /** The commands of a connection and a message as the milter heard them: a letter with its macros, or a name. */
 async function told(options: ClientOptions = {}, macros?: ClientMacros, negotiate = agrees()): Promise<unknown[]> {
@@ -31,42 +31,73 @@ const under = (letter: string, all: unknown[]): unknown[] =>
     typeof each === 'object' && letter in each! ? [(each as Record<string, unknown>)[letter]] : [],
   );
 
-t.test('P81 the macros of a stage come right before its command', async (t) => {
-  t.strictSame(await told(), [
-    'negotiate',
-    { C: OWN },
-    'connect',
-    'helo',
-    { M: { i: 'ID', '{mail_addr}': 'a@example.org' } },
-    'mailFrom',
-    { R: { '{rcpt_addr}': 'b@example.com', i: 'ID' } },
-    'rcpt',
-    { R: { '{rcpt_addr}': 'c@example.com', i: 'ID' } },
-    'rcpt',
-    { T: { i: 'ID' } },
-    'data',
-    'header',
-    { N: { i: 'ID' } },
-    'eoh',
-    'body',
-    { E: { i: 'ID' } },
-    'eob',
-    'abort',
-    'unknown',
-    'quit',
-  ]);
+const BOTH = [
+  'negotiate',
+  { C: OWN },
+  'connect',
+  { H: {} },
+  'helo',
+  { M: { i: 'ID', '{mail_addr}': 'a@example.org' } },
+  'mailFrom',
+  { R: { '{rcpt_addr}': 'b@example.com', i: 'ID' } },
+  'rcpt',
+  { R: { '{rcpt_addr}': 'c@example.com', i: 'ID' } },
+  'rcpt',
+  { T: { i: 'ID' } },
+  'data',
+  { L: { i: 'ID' } },
+  'header',
+  { N: { i: 'ID' } },
+  'eoh',
+  { B: { i: 'ID' } },
+  'body',
+  { E: { i: 'ID' } },
+  'eob',
+  'abort',
+  { U: {} },
+  'unknown',
+  'quit',
+];
+
+t.test(
+  'P81 the macros of a stage come right before its command; like Postfix always, even if there are none',
+  async (t) => {
+    t.strictSame(await told(), BOTH);
+  },
+);
+
+t.test('P81 like Sendmail they come where there are any, and headers and body have none', async (t) => {
+  const less = BOTH.filter(
+    (each) => each !== 'abort' && (typeof each === 'string' || !['H', 'L', 'B', 'U'].some((letter) => letter in each)),
+  );
+  t.strictSame(await told({ like: 'sendmail' }), less);
 });
 
 t.test('P81 P35 macros are sent, too, for a command that is not', async (t) => {
-  const all = await told({}, {}, agrees(6, 0, 0x37f));
+  const heard = async (like: 'postfix' | 'sendmail'): Promise<[unknown[], string[]]> => {
+    const all = await told({ like }, {}, agrees(6, 0, 0x37f));
+    const letters = all.flatMap((each) => (typeof each === 'object' ? Object.keys(each!) : []));
+    return [all.filter((each) => typeof each === 'string'), letters];
+  };
   t.strictSame(
-    all.filter((each) => typeof each === 'string'),
-    ['negotiate', 'eob', 'abort', 'quit'],
+    await heard('postfix'),
+    [
+      ['negotiate', 'eob', 'abort', 'quit'],
+      ['C', 'H', 'M', 'R', 'R', 'T', 'E', 'U'],
+    ],
+    'not for the content, in Postfix',
   );
-  t.strictSame(
-    all.flatMap((each) => (typeof each === 'object' ? Object.keys(each!) : [])),
+  t.strictSame(await heard('sendmail'), [
+    ['negotiate', 'eob', 'quit'],
     ['C', 'M', 'R', 'R', 'T', 'N', 'E'],
-  );
+  ]);
+});
+
+t.test('P37 Postfix knows the SMTP client by more names, for those who ask', async (t) => {
+  const all = await told({}, {}, agrees(6, 0x1ff, 0, list(0, '{client_addr} client_name {client_port} j')));
+  t.strictSame(under('C', all), [
+    { '{client_addr}': '127.0.0.1', client_name: 'localhost', '{client_port}': '25000', j: 'localhost' },
+  ]);
 });
 
 t.test('P34 no macros go out for a command that the version does not have', async (t) => {
@@ -89,11 +120,11 @@ t.test(
       },
       { mailFrom: { i: undefined }, header: { h: '1' }, eob: { x: 'message' }, body: {} },
     );
-    t.strictSame(under('C', all), [{ j: 'mx', '{daemon_name}': 'milter-stream' }]);
+    t.strictSame(under('C', all), [{ j: 'mx', '{daemon_name}': 'milter-stream', _: 'localhost [127.0.0.1]' }]);
     t.strictSame(under('H', all), [{ '{tls_version}': '' }], 'an empty value is sent');
     t.strictSame(under('M', all), [{ '{mail_addr}': 'a@example.org' }], 'as Postfix, which has no queue id yet');
     t.strictSame(under('L', all), [{ h: '1' }]);
-    t.strictSame(under('B', all), []);
+    t.strictSame(under('B', all), [{}]);
     t.strictSame(under('E', all), [{ i: 'ID', x: 'message', y: 'client' }]);
   },
 );

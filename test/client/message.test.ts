@@ -98,9 +98,9 @@ t.test('P77 P86 no body, no headers, nothing at all, no last line end', async (t
 
 t.test('a header or a body behind an unfinished line begins a line of its own', async (t) => {
   for (const [message, after] of [
-    ['A: 1', 'A: 1\r\nX: y\r\n\r\nnew'],
-    ['A: 1\r\n', 'A: 1\r\nX: y\r\n\r\nnew'],
-    ['', 'X: y\r\n\r\nnew'],
+    ['A: 1', 'A: 1\r\nX: y\r\n\r\nnew\r\n'],
+    ['A: 1\r\n', 'A: 1\r\nX: y\r\n\r\nnew\r\n'],
+    ['', 'X: y\r\n\r\nnew\r\n'],
   ]) {
     class Adding extends MilterProtocol {
       override eob() {
@@ -179,7 +179,7 @@ t.test('what is no header is refused before anything is sent, with the number of
   }
   await t.rejects(client.send({ from: '', to: ['b'], message: 7 as unknown as string }), {
     code: 'ERR_MILTER_ARGUMENT',
-    message: 'The message must be a Buffer or a string, got 7',
+    message: 'The message must be a Buffer, a string or a stream of them, got 7',
   });
   await t.rejects(client.send({ from: '', to: [], message: '' }), {
     code: 'ERR_MILTER_ARGUMENT',

@@ -139,11 +139,11 @@ t.test('P83 a verdict at CONNECT or HELO holds for the whole SMTP session', asyn
       ['t', 'tempFail'],
     ] as const) {
       const { client, types, greeting } = await faked({ [stage]: packet(bytes) });
-      t.equal(greeting, outcome, `${outcome} at ${stage}`);
+      t.equal(greeting.outcome, outcome, `${outcome} at ${stage}`);
       const result = await client.send(mail());
       t.match(result, { verdict: outcome, stage, recipients: [], steps: [] });
       t.equal(result.message.toString(), BEFORE);
-      t.equal(await client.unknown('FOO'), outcome);
+      t.equal((await client.unknown('FOO')).outcome, outcome);
       t.equal(types().at(-1), stage, 'nothing more is said');
       await client.quit();
       t.equal(types().at(-1), 'quit');
@@ -153,7 +153,7 @@ t.test('P83 a verdict at CONNECT or HELO holds for the whole SMTP session', asyn
 
 t.test('P83 P111 a reply of the milter’s own at HELO is kept with its words', async (t) => {
   const { client, greeting } = await faked({ helo: packet('y', '450 4.7.1 100%% later') });
-  t.equal(greeting, 'tempFail');
+  t.equal(greeting.outcome, 'tempFail');
   t.strictSame((await client.send(mail())).reply, {
     code: 450,
     enhanced: '4.7.1',
@@ -167,7 +167,7 @@ t.test('P113 the words of a refusal at CONNECT are kept like Postfix does, dropp
     for (const like of ['postfix', 'sendmail'] as const) {
       for (const stage of ['connect', 'helo'] as const) {
         const client = new MilterClient(fakeMilter({ [stage]: packet('y', text) }).stream, { like });
-        t.equal(await client.connect(), text.startsWith('5') ? 'reject' : 'tempFail');
+        t.equal((await client.connect()).outcome, text.startsWith('5') ? 'reject' : 'tempFail');
         const dropped = like === 'sendmail' && stage === 'connect';
         t.equal((await client.send(mail())).reply?.lines.join(), dropped ? undefined : text.slice(10));
       }
@@ -186,7 +186,7 @@ t.test('P111 421 and shutdown end the SMTP session at any stage', async (t) => {
       t.equal(types().length, said);
     }
     const { client, types } = await faked({ unknown: bytes });
-    t.equal(await client.unknown('FOO'), 'tempFail');
+    t.equal((await client.unknown('FOO')).outcome, 'tempFail');
     t.match(await client.send(mail()), { verdict: 'tempFail', stage: 'unknown' });
     t.equal(types().at(-1), 'unknown');
   }
@@ -194,7 +194,7 @@ t.test('P111 421 and shutdown end the SMTP session at any stage', async (t) => {
 
 t.test('P83 nextSession() begins anew after a verdict on the session', async (t) => {
   const { client, types } = await faked({ connect: [packet('r'), packet('c')] });
-  t.equal(await client.nextSession({ hostname: 'other.example.org' }), 'continue');
+  t.equal((await client.nextSession({ hostname: 'other.example.org' })).outcome, 'continue');
   t.match(await client.send(mail()), { verdict: 'accept', stage: 'eob' });
   t.strictSame(
     types()
@@ -206,7 +206,8 @@ t.test('P83 nextSession() begins anew after a verdict on the session', async (t)
 
 t.test('an answer to an unknown command concerns that command alone', async (t) => {
   const { client } = await faked({ unknown: [packet('r'), packet('t'), packet('d'), packet('a')] });
-  for (const outcome of ['reject', 'tempFail', 'discard', 'accept']) t.equal(await client.unknown('FOO'), outcome);
+  for (const outcome of ['reject', 'tempFail', 'discard', 'accept'])
+    t.equal((await client.unknown('FOO')).outcome, outcome);
   t.match(await client.send(mail()), { verdict: 'accept', stage: 'eob' });
   t.strictSame(
     client.steps.map(({ stage, reply }) => [stage, reply?.type]),
@@ -237,8 +238,8 @@ t.test('P90 progress may come before any answer, as often as it likes', async (t
   const patience = Buffer.concat([packet('p'), packet('p'), packet('c')]);
   const script = Object.fromEntries(STAGES.map((stage) => [stage, patience]));
   const { client, greeting } = await faked(script);
-  t.equal(greeting, 'continue');
-  t.equal(await client.unknown('FOO'), 'continue');
+  t.equal(greeting.outcome, 'continue');
+  t.equal((await client.unknown('FOO')).outcome, 'continue');
   t.match(await client.send(mail()), { verdict: 'accept', stage: 'eob' });
 });
 

@@ -38,6 +38,33 @@ const needed = {
   openssl: [[() => existsSync('/usr/bin/openssl'), 'no openssl: install the Debian package openssl']],
   haproxy: [[() => existsSync('/usr/sbin/haproxy'), 'no HAProxy: install the Debian package haproxy']],
   redis: [[() => existsSync('/usr/bin/redis-server'), 'no Redis: install the Debian package redis-server']],
+  opendkim: [
+    [() => existsSync('/usr/sbin/opendkim'), 'no OpenDKIM: install the Debian package opendkim'],
+    [() => existsSync('/usr/bin/openssl'), 'no openssl, for its key: install the Debian package openssl'],
+  ],
+  opendmarc: [
+    [
+      () => existsSync('/usr/sbin/opendmarc'),
+      'no OpenDMARC: install the Debian packages opendmarc and dbconfig-no-thanks',
+    ],
+  ],
+  clamav: [
+    [() => existsSync('/usr/sbin/clamd'), 'no clamd: install the Debian package clamav-daemon'],
+    [() => existsSync('/usr/sbin/clamav-milter'), 'no clamav-milter: install the Debian package clamav-milter'],
+  ],
+  libmilter: [
+    [
+      () => existsSync('/usr/bin/gcc') && existsSync('/usr/include/stdio.h'),
+      'no C compiler: install the Debian packages gcc and libc6-dev',
+    ],
+    [() => existsSync('/usr/include/libmilter/mfapi.h'), 'no libmilter: install the Debian package libmilter-dev'],
+  ],
+  pymilter: [
+    [
+      () => existsSync('/usr/lib/python3/dist-packages/Milter'),
+      'no pymilter: install the Debian package python3-milter',
+    ],
+  ],
 } satisfies Record<string, [here: () => boolean, otherwise: string][]>;
 
 export type Part = keyof typeof needed;

@@ -1,0 +1,255 @@
+/**
+ * One milter in the eyes of a mail server: its connection, what it has said about the SMTP session and the message, and
+ * what stands in for its answers once it has failed.
+ */
+import { connect as connectSocket } from 'node:net';
+import type { Duplex } from 'node:stream';
+import { formatAddress, parseAddress, type SocketAddress } from '../address.js';
+import {
+  MILTER_MDS_1M,
+  MILTER_MDS_256K,
+  MILTER_MDS_64K,
+  SMFIP_HDR_LEADSPC,
+  SMFIP_MDS_1M,
+  SMFIP_MDS_256K,
+} from '../constants.js';
+import type { NegotiateReply } from '../codec/replies.js';
+import { MilterError, show } from '../errors.js';
+import type { Stage, StageCommand } from '../stages.js';
+import { Conversation } from './conversation.js';
+import { DEFAULT_ACTIONS } from './default-action.js';
+import { Exchange, GO_ON, type Answer } from './exchange.js';
+import { negotiate } from './negotiate.js';
+import type { CheckedClientOptions } from './options.js';
+import type { ClientMacros, Step } from './types.js';
+
+/** What Postfix sends and takes at most, whatever was agreed. */
+const POSTFIX_MAX_PAYLOAD = 0x3fff_ffff;
+
+const DONE: Answer = { outcome: 'accept', hangUp: false, modifications: [] };
+
+/** An answer that holds for longer than one command, and where it was given. */
+export interface Standing {
+  readonly stage: Stage;
+  readonly answer: Answer;
+}
+
+export class Filter {
+  readonly name: string;
+  readonly options: CheckedClientOptions;
+  /** What the milter answered to the offer; undefined before. */
+  agreed: NegotiateReply | undefined;
+  /** Holds until the SMTP session is over: a verdict on all of it, or the default action. */
+  standing: Standing | undefined;
+  /** Holds until the message is over: the milter has said what it has to say about it. */
+  finished: Standing | undefined;
+
+  readonly #target: SocketAddress | Duplex;
+  #conversation: Conversation | undefined;
+  #exchange: Exchange | undefined;
+  /** A message has been begun that the milter has not been told the end of. */
+  #inMessage = false;
+
+  /** @throws MilterError ERR_MILTER_ADDRESS */
+  constructor(target: string | Duplex, options: CheckedClientOptions, name?: string) {
+    if (typeof target !== 'string' && typeof target?.write !== 'function')
+      throw new MilterError('ERR_MILTER_OPTION', `target must be a socket string or a stream, got ${show(target)}`);
+    this.#target = typeof target === 'string' ? parseAddress(target, 'connect') : target;
+    this.name = name ?? (typeof target === 'string' ? target : 'stream');
+    this.options = options;
+  }
+
+  get connected(): boolean {
+    return this.#exchange !== undefined;
+  }
+
+  /** It has nothing more to say about this message. */
+  get done(): boolean {
+    return this.standing !== undefined || this.finished !== undefined;
+  }
+
+  /** The largest piece of a body it takes. */
+  get chunkSize(): number {
+    const { protocol } = this.agreed as NegotiateReply;
+    if ((protocol & SMFIP_MDS_1M) !== 0) return MILTER_MDS_1M;
+    return (protocol & SMFIP_MDS_256K) !== 0 ? MILTER_MDS_256K : MILTER_MDS_64K;
+  }
+
+  get leadingSpace(): boolean {
+    return this.#exchange?.agrees(SMFIP_HDR_LEADSPC) === true;
+  }
+
+  /** What is known of the SMTP client and told only where it is asked for; names without braces. */
+  set peer(macros: Readonly<Record<string, string>>) {
+    if (this.#exchange !== undefined) this.#exchange.peer = macros;
+  }
+
+  hears(stage: Stage): boolean {
+    return this.#exchange?.hears(stage) === true;
+  }
+
+  agrees(bit: number): boolean {
+    return this.#exchange?.agrees(bit) === true;
+  }
+
+  /** Connects and negotiates. @throws MilterError where there is no default action */
+  async open(): Promise<void> {
+    this.standing = undefined;
+    this.finished = undefined;
+    this.#inMessage = false;
+    const { signal } = this.options;
+    try {
+      this.#conversation = new Conversation(await this.#dial());
+      if (signal?.aborted === true) this.#interrupted();
+      signal?.addEventListener('abort', this.#interrupted, { once: true });
+      this.agreed = await negotiate(this.#conversation, this.options);
+    } catch (error) {
+      this.drop();
+      this.#failed(error, 'connect');
+      return;
+    }
+    this.#conversation.maxPayload = this.options.like === 'postfix' ? POSTFIX_MAX_PAYLOAD : this.chunkSize;
+    this.#exchange = new Exchange(this.name, this.#conversation, this.agreed, this.options);
+  }
+
+  /**
+   * Tells of another SMTP session: on this connection (QUIT_NC) where it is good, else on a new one.
+   * @throws MilterError ERR_MILTER_NEGOTIATION where the version has no QUIT_NC and there is no address to connect to
+   */
+  async renew(): Promise<void> {
+    const conversation = this.#conversation;
+    const canDial = 'kind' in this.#target;
+    const agreed = this.agreed;
+    if (
+      conversation === undefined ||
+      agreed === undefined ||
+      (canDial && (conversation.failed || agreed.version < 6))
+    ) {
+      await this.quit();
+      return this.open();
+    }
+    if (agreed.version < 6) {
+      const what = `QUIT_NC came with protocol version 6; ${agreed.version} was agreed`;
+      throw new MilterError('ERR_MILTER_NEGOTIATION', what, { stage: 'quitNewConnection' });
+    }
+    this.standing = undefined;
+    try {
+      await conversation.send('quitNewConnection', this.options.commandTimeout, { type: 'quitNewConnection' });
+    } catch (error) {
+      this.#failed(error, 'connect');
+    }
+    this.finished = undefined;
+    this.#inMessage = false;
+  }
+
+  /**
+   * Asks about a command; a milter that has nothing more to say is not asked.
+   * @param macros what the milter may be told
+   * @param steps gets what was said
+   * @param aside the answer does not count: the mail server has refused this itself
+   * @throws MilterError what cannot be sent; any failure where there is no default action
+   */
+  async ask(command: StageCommand, macros: ClientMacros, steps: Step[], aside = false): Promise<Answer> {
+    const stage = command.type;
+    if (stage === 'mailFrom') this.finished = undefined;
+    if (this.standing !== undefined) return this.standing.answer;
+    if (this.finished !== undefined && stage !== 'unknown') return DONE;
+    if (stage === 'mailFrom') this.#inMessage = true;
+    let answer: Answer;
+    try {
+      answer = await (this.#exchange as Exchange).ask(command, macros, steps);
+    } catch (error) {
+      return this.#failed(error, stage);
+    }
+    if (stage === 'eob' || (!aside && answer.outcome !== 'continue')) this.#note(stage, answer);
+    return answer;
+  }
+
+  /** Where the message ends for the mail server. Postfix says ABORT after every message, Sendmail only to cut one short. */
+  async abort(): Promise<void> {
+    const due = this.#inMessage && (this.options.like === 'postfix' || this.finished === undefined);
+    this.finished = undefined;
+    this.#inMessage = false;
+    if (!due || this.#conversation?.failed !== false) return;
+    // If it gets lost, the next command will find out.
+    await this.#exchange?.abort().catch(() => {});
+  }
+
+  /** Ends without a word. */
+  drop(): void {
+    this.#release()?.destroy();
+  }
+
+  /** Says goodbye; resolves when the connection is closed. */
+  async quit(): Promise<void> {
+    await this.#release()?.end(this.options.commandTimeout);
+  }
+
+  #release(): Conversation | undefined {
+    const conversation = this.#conversation;
+    this.#conversation = undefined;
+    this.#exchange = undefined;
+    this.standing = undefined;
+    this.finished = undefined;
+    this.options.signal?.removeEventListener('abort', this.#interrupted);
+    return conversation;
+  }
+
+  /** The caller wants no more: what is at work rejects with ERR_MILTER_ABORTED. */
+  interrupt(reason: unknown): void {
+    this.#conversation?.interrupt(reason);
+  }
+
+  readonly #interrupted = (): void => this.interrupt(this.options.signal?.reason);
+
+  #note(stage: Stage, answer: Answer): void {
+    const { outcome } = answer;
+    const forAll = stage === 'connect' || stage === 'helo';
+    if (answer.hangUp || forAll) this.standing = { stage, answer };
+    else if (stage === 'unknown' || outcome === 'skip') return;
+    else if (stage !== 'rcpt' || outcome === 'accept' || outcome === 'discard') this.finished = { stage, answer };
+  }
+
+  /** The default action, from now on. */
+  #failed(error: unknown, stage: Stage): Answer {
+    const action = this.options.defaultAction;
+    // What cannot be sent is the caller's to mend; so is what it has aborted itself.
+    const callers = !(error instanceof MilterError) || this.#conversation?.failed === false;
+    if (callers || action === 'throw' || error.code === 'ERR_MILTER_ABORTED') throw error;
+    const answer: Answer = { ...GO_ON, ...DEFAULT_ACTIONS[action], error };
+    this.standing = { stage, answer };
+    return answer;
+  }
+
+  #dial(): Promise<Duplex> {
+    const address = this.#target;
+    if (!('kind' in address)) return Promise.resolve(address);
+    const { connectTimeout, signal } = this.options;
+    const socket = address.kind === 'unix' ? connectSocket(address.path) : connectSocket(address.port, address.host);
+    return new Promise((resolve, reject) => {
+      const settle = (): void => {
+        clearTimeout(timer);
+        signal?.removeEventListener('abort', stop);
+        socket.off('error', fail);
+      };
+      const fail = (cause: Error, code: 'ERR_MILTER_CONNECTION' | 'ERR_MILTER_ABORTED' = 'ERR_MILTER_CONNECTION') => {
+        settle();
+        socket.on('error', () => {});
+        socket.destroy();
+        const what = `Cannot connect to ${formatAddress(address)}: ${cause.message}`;
+        reject(new MilterError(code, what, { cause, stage: 'negotiate' }));
+      };
+      const stop = (): void =>
+        fail(new Error('the caller has given up', { cause: signal?.reason }), 'ERR_MILTER_ABORTED');
+      if (signal?.aborted === true) queueMicrotask(stop);
+      const timer = setTimeout(() => fail(new Error(`nothing within ${connectTimeout} ms`)), connectTimeout);
+      signal?.addEventListener('abort', stop, { once: true });
+      socket.once('error', fail);
+      socket.once('connect', () => {
+        settle();
+        socket.setNoDelay(true);
+        resolve(socket);
+      });
+    });
+  }
+}

@@ -1,0 +1,373 @@
+/**
+ * An SMTP session as a mail server plays it to its milters: command by command in the order of the milters, and then,
+ * milter by milter, the whole message, each seeing what the one before has left. So do both Postfix (milter_conn_event()
+ * and its like, milter_message()) and Sendmail (milter_data()).
+ */
+import { SMFIP_RCPT_REJ } from '../constants.js';
+import type { SmtpReply } from '../codec/smtp-reply.js';
+import { MilterError } from '../errors.js';
+import type { StageCommand } from '../stages.js';
+import { playContent, type Server } from './content.js';
+import { smtpReply } from './default-action.js';
+import type { Answer } from './exchange.js';
+import type { Filter } from './filter.js';
+import {
+  connectMacros,
+  fullPeer,
+  merged,
+  messageMacros,
+  peerMacros,
+  recipientMacros,
+  refusalMacros,
+  type FullPeer,
+} from './macros.js';
+import { isByteSource } from './message-source.js';
+import { Message } from './message.js';
+import { Transaction, type Decision } from './transaction.js';
+import {
+  ENDS,
+  type ClientMacros,
+  type ClientMessage,
+  type ClientPeer,
+  type MessageResult,
+  type MessageSource,
+  type Outcome,
+  type StageExtras,
+  type StageResult,
+  type Step,
+} from './types.js';
+
+export abstract class MailSession {
+  /** What was said outside of messages. */
+  readonly steps: Step[] = [];
+
+  readonly #filters: readonly Filter[];
+  readonly #server: Server;
+  readonly #macros: ClientMacros;
+  #sessionMacros: ClientMacros;
+  #transaction: Transaction | undefined;
+  #opened = false;
+  #busy = false;
+
+  /** @param macros for every command */
+  protected constructor(filters: readonly Filter[], server: Server, macros: ClientMacros) {
+    this.#filters = filters;
+    this.#server = server;
+    this.#macros = macros;
+    this.#sessionMacros = macros;
+  }
+
+  /**
+   * Connects, negotiates, and tells of an SMTP client: CONNECT, and HELO unless `helo` is false.
+   * @returns what the milters made of that; after `reject` and `tempFail` they hear no more of this session, after
+   *   `accept` neither, and every message passes
+   * @throws MilterError ERR_MILTER_CONNECTION, ERR_MILTER_NEGOTIATION, and the errors of send() where there is no default
+   *   action: then it is not connected
+   */
+  connect(peer: ClientPeer = {}): Promise<StageResult> {
+    return this.#alone(async () => {
+      if (this.#filters.some(({ connected }) => connected))
+        throw new MilterError('ERR_MILTER_SEQUENCE', 'Connected already: quit() first');
+      try {
+        await Promise.all(this.#filters.map((filter) => filter.open()));
+        this.#opened = true;
+        return await this.#greet(fullPeer(peer));
+      } catch (error) {
+        this.#opened = false;
+        for (const filter of this.#filters) filter.drop();
+        throw error;
+      }
+    });
+  }
+
+  /**
+   * Ends the SMTP session and tells of another one, on the same connection and without negotiating again (QUIT_NC,
+   * version 6) where that is possible, else on a new one. Milters have to know QUIT_NC, though no mail server is known to
+   * send it.
+   * @returns as connect()
+   * @throws MilterError as connect(); ERR_MILTER_NEGOTIATION where there is no QUIT_NC and no address to connect to
+   */
+  nextSession(peer: ClientPeer = {}): Promise<StageResult> {
+    return this.#alone(async () => {
+      this.#connected();
+      await this.#endTransaction();
+      for (const filter of this.#filters) await filter.renew();
+      return this.#greet(fullPeer(peer));
+    });
+  }
+
+  /** HELO or EHLO, also a second one: that ends a message in progress. @throws MilterError as send() */
+  helo(name: string): Promise<StageResult> {
+    return this.#alone(async () => {
+      this.#connected();
+      const result = await this.#event({ type: 'helo', name }, this.#sessionMacros, this.steps);
+      await this.#endTransaction();
+      return result;
+    });
+  }
+
+  /**
+   * Tells of an SMTP command that the mail server does not know (version 3).
+   * @returns what the milters made of the command; that concerns nothing else, unless it was a 421
+   * @throws MilterError as send()
+   */
+  unknown(line: string): Promise<StageResult> {
+    return this.#alone(async () => {
+      this.#connected();
+      return this.#event({ type: 'unknown', line }, this.#sessionMacros, this.steps);
+    });
+  }
+
+  /**
+   * MAIL begins a message; one that is in progress is aborted first.
+   * @param address with or without brackets, as the SMTP client gave it
+   * @param args ESMTP arguments
+   * @throws MilterError as send()
+   */
+  mailFrom(address: string, args: readonly string[] = [], { macros }: StageExtras = {}): Promise<StageResult> {
+    return this.#alone(() => this.#mailFrom(address, args, macros));
+  }
+
+  /** RCPT: what becomes of it concerns this recipient; `discard` ends the message. @throws MilterError as send() */
+  rcpt(address: string, args: readonly string[] = [], { macros }: StageExtras = {}): Promise<StageResult> {
+    return this.#alone(() => this.#rcpt(this.#begun(), address, args, macros));
+  }
+
+  /**
+   * Tells those milters that asked for it (SMFIP_RCPT_REJ) of a recipient that the mail server itself has refused.
+   * @throws MilterError as send()
+   */
+  refusedRcpt(address: string, reply: Pick<SmtpReply, 'enhanced' | 'lines'>): Promise<void> {
+    return this.#alone(async () => {
+      const transaction = this.#begun();
+      for (const filter of this.#filters) await this.#tellRefused(transaction, filter, address, [], reply);
+    });
+  }
+
+  /** DATA (version 4). message() says it where it has not been said. @throws MilterError as send() */
+  data(): Promise<StageResult> {
+    return this.#alone(() => this.#data(this.#begun()));
+  }
+
+  /**
+   * The message itself: its headers, its body and its end, and what comes of it all. The message is then over for the
+   * milters.
+   * @param source a file with LF line ends gets CRLF; a stream is read as fast as the first milter takes it
+   * @throws MilterError as send(); and what the stream fails with
+   */
+  message(source: MessageSource): Promise<MessageResult> {
+    return this.#alone(async () => {
+      const transaction = this.#begun();
+      if (transaction.envelope.to.length === 0)
+        throw new MilterError('ERR_MILTER_SEQUENCE', 'A message needs a recipient that was not refused: rcpt() first');
+      return this.#finish(transaction, await messageOf(source));
+    });
+  }
+
+  /** RSET, or whatever else ends a message before its end. */
+  abort(): Promise<void> {
+    return this.#alone(() => this.#endTransaction());
+  }
+
+  /**
+   * Plays a message: MAIL, RCPT, DATA, the headers, the body, and its end.
+   * @throws MilterError ERR_MILTER_ARGUMENT, ERR_MILTER_VALUE, ERR_MILTER_PACKET_TOO_LARGE for a message that cannot be
+   *   played. Where there is no default action, ERR_MILTER_FILTER, ERR_MILTER_MALFORMED and other codes of the codec,
+   *   ERR_MILTER_TIMEOUT, ERR_MILTER_CONNECTION for a milter that fails; `stage` says at what. The message is then as it
+   *   was, and the connection closed. ERR_MILTER_ABORTED after the signal
+   */
+  send(mail: ClientMessage): Promise<MessageResult> {
+    return this.#alone(async () => {
+      this.#connected();
+      const { signal } = mail;
+      const interrupt = (): void => this.#filters.forEach((filter) => filter.interrupt(signal?.reason));
+      if (signal?.aborted === true) interrupt();
+      signal?.addEventListener('abort', interrupt, { once: true });
+      try {
+        return await this.#send(mail);
+      } finally {
+        signal?.removeEventListener('abort', interrupt);
+      }
+    });
+  }
+
+  /** Says goodbye; resolves when the connections are closed, by us where a milter has not done so within commandTimeout. */
+  async quit(): Promise<void> {
+    this.#opened = false;
+    this.#transaction = undefined;
+    await Promise.all(this.#filters.map((filter) => filter.quit()));
+  }
+
+  /** One thing at a time: a reply belongs to the one command before it. */
+  async #alone<T>(go: () => Promise<T>): Promise<T> {
+    if (this.#busy) throw new MilterError('ERR_MILTER_SEQUENCE', 'Another call is at work: await it first');
+    this.#busy = true;
+    try {
+      return await go();
+    } finally {
+      this.#busy = false;
+    }
+  }
+
+  #connected(): void {
+    if (!this.#opened) throw new MilterError('ERR_MILTER_SEQUENCE', 'Not connected: connect() first');
+  }
+
+  #begun(): Transaction {
+    this.#connected();
+    if (this.#transaction === undefined)
+      throw new MilterError('ERR_MILTER_SEQUENCE', 'No message is in progress: mailFrom() first');
+    return this.#transaction;
+  }
+
+  async #greet(peer: FullPeer): Promise<StageResult> {
+    this.#sessionMacros = merged(connectMacros(peer), this.#macros);
+    for (const filter of this.#filters) filter.peer = peerMacros(peer);
+    const { hostname, family, port, address, helo } = peer;
+    const connected = await this.#event(
+      { type: 'connect', hostname, family, port, address },
+      this.#sessionMacros,
+      this.steps,
+    );
+    if (helo === false || connected.outcome !== 'continue') return connected;
+    return this.#event({ type: 'helo', name: helo as string }, this.#sessionMacros, this.steps);
+  }
+
+  /** Asks the milters in their order, until one refuses. */
+  async #event(command: StageCommand, macros: ClientMacros, steps: Step[]): Promise<StageResult> {
+    let accepts = false;
+    let failure: Pick<StageResult, 'milter' | 'error'> = {};
+    for (const filter of this.#filters) {
+      const answer = await filter.ask(command, macros, steps);
+      if (answer.error !== undefined) {
+        this.#transaction?.fault(answer.error);
+        failure = { milter: filter.name, error: answer.error };
+      }
+      if (ENDS.has(answer.outcome)) return resultOf(answer, filter.name);
+      accepts ||= answer.outcome === 'accept';
+    }
+    const outcome = accepts && (command.type === 'unknown' || this.#allDone) ? 'accept' : 'continue';
+    return { outcome, hangUp: false, ...failure };
+  }
+
+  get #allDone(): boolean {
+    return this.#filters.every(({ done }) => done);
+  }
+
+  async #mailFrom(address: string, args: readonly string[], macros?: ClientMacros): Promise<StageResult> {
+    this.#connected();
+    await this.#endTransaction();
+    const all = merged(messageMacros(address), this.#sessionMacros, macros);
+    const transaction = new Transaction(address, all);
+    this.#transaction = transaction;
+    return this.#event({ type: 'mailFrom', address, args }, all, transaction.steps);
+  }
+
+  async #rcpt(
+    transaction: Transaction,
+    address: string,
+    args: readonly string[],
+    own?: ClientMacros,
+  ): Promise<StageResult> {
+    const { macros, steps, recipients, envelope } = transaction;
+    const all = merged({ rcpt: recipientMacros(address) }, macros, own);
+    const asked = !this.#allDone;
+    let result: StageResult = { outcome: 'continue', hangUp: false };
+    for (const filter of this.#filters) {
+      if (result.outcome === 'discard') break;
+      if (result.outcome !== 'continue') {
+        await this.#tellRefused(transaction, filter, address, args, smtpReply(result) as SmtpReply);
+        continue;
+      }
+      const answer = await filter.ask({ type: 'rcpt', address, args }, all, steps);
+      if (answer.error !== undefined) transaction.fault(answer.error);
+      if (!ENDS.has(answer.outcome)) continue;
+      result = resultOf(answer, filter.name);
+      transaction.lastRecipient = { stage: filter.standing?.stage ?? 'rcpt', answer, milter: filter.name };
+    }
+    const outcome = result.outcome === 'continue' && asked && this.#allDone ? 'accept' : result.outcome;
+    if (asked) recipients.push({ address, outcome, ...(result.reply && { reply: result.reply }) });
+    if (!ENDS.has(outcome)) envelope.to.push(address);
+    return { ...result, outcome };
+  }
+
+  async #tellRefused(
+    { macros, steps }: Transaction,
+    filter: Filter,
+    address: string,
+    args: readonly string[],
+    { enhanced, lines }: Pick<SmtpReply, 'enhanced' | 'lines'>,
+  ): Promise<void> {
+    if (!filter.agrees(SMFIP_RCPT_REJ)) return;
+    const why = refusalMacros(enhanced, lines.join(' '));
+    const rcpt = { ...macros.rcpt, ...why };
+    await filter.ask({ type: 'rcpt', address, args }, { ...macros, rcpt }, steps, true);
+  }
+
+  async #data(transaction: Transaction): Promise<StageResult> {
+    transaction.data = true;
+    return this.#event({ type: 'data' }, transaction.macros, transaction.steps);
+  }
+
+  async #send(mail: ClientMessage): Promise<MessageResult> {
+    if (mail.to.length === 0) throw new MilterError('ERR_MILTER_ARGUMENT', 'A message needs a recipient: to is empty');
+    const { from, fromArgs = [], to, toArgs = [], refused = [] } = mail;
+    // What can be looked at is: a message that is none must not be begun.
+    const message = isByteSource(mail.message) ? undefined : Message.parse(mail.message);
+    try {
+      const begun = await this.#mailFrom(from, fromArgs, mail.macros);
+      const transaction = this.#begun();
+      if (ENDS.has(begun.outcome)) return this.#decided(transaction, message);
+      for (const address of to) {
+        const result = await this.#rcpt(transaction, address, toArgs);
+        if (result.outcome === 'discard' || result.hangUp) return this.#decided(transaction, message);
+      }
+      for (const address of refused) {
+        const reply = { enhanced: '5.1.1', lines: ['User unknown'] };
+        for (const filter of this.#filters) await this.#tellRefused(transaction, filter, address, toArgs, reply);
+      }
+      if (transaction.envelope.to.length === 0) return this.#decided(transaction, message);
+      return await this.#finish(transaction, message ?? (await messageOf(mail.message)));
+    } finally {
+      await this.#endTransaction();
+    }
+  }
+
+  /** A message that ends before its content: a milter has refused it, or every recipient was refused. */
+  #decided(transaction: Transaction, message?: Message): MessageResult {
+    for (const { name, standing, finished } of this.#filters) {
+      const decision = standing ?? finished;
+      if (decision !== undefined && ENDS.has(decision.answer.outcome))
+        return transaction.result({ ...decision, milter: name }, message);
+    }
+    return transaction.result(transaction.lastRecipient as Decision, message);
+  }
+
+  async #finish(transaction: Transaction, message: Message): Promise<MessageResult> {
+    try {
+      if (!transaction.data) {
+        const data = await this.#data(transaction);
+        if (ENDS.has(data.outcome)) return this.#decided(transaction, message);
+      }
+      return await playContent(transaction, this.#filters, message, this.#server);
+    } finally {
+      await message.body.leave();
+      await this.#endTransaction();
+    }
+  }
+
+  /** The message is over, for the milters as well. */
+  async #endTransaction(): Promise<void> {
+    if (this.#transaction === undefined) return;
+    this.#transaction = undefined;
+    for (const filter of this.#filters) await filter.abort();
+  }
+}
+
+function messageOf(source: MessageSource): Message | Promise<Message> {
+  return isByteSource(source) ? Message.read(source) : Message.parse(source);
+}
+
+function resultOf({ outcome, reply, hangUp, error }: Answer, milter: string): StageResult {
+  return { outcome: outcome as Outcome, hangUp, milter, ...(reply && { reply }), ...(error && { error }) };
+}

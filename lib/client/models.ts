@@ -1,0 +1,170 @@
+/**
+ * What Postfix and Sendmail make of a milter's edits, where they differ. Both count in lists that hold more than the
+ * milter has heard of, so those headers are in the message, too: hidden, and without bytes unless the mail server's own
+ * ones were given (`ownHeaders`).
+ *
+ * | | Postfix (cleanup_milter.c) | Sendmail (headers.c, milter.c) |
+ * |---|---|---|
+ * | stands above the message | its Received | Return-Path, its Received, and seven defaults that it fills in where missing |
+ * | insHeader(index) | before the header of that place | behind the header of that place |
+ * | addHeader | at the end | before the first header of that name; a default one of that name is replaced |
+ * | chgHeader, counting | only what milters hear of | the same; where nothing is found, a default one of that name |
+ * | chgHeader, the name | the milter's | the one that is there |
+ * | a header that was removed | is gone | holds its place until the next milter |
+ */
+import { toBytes } from '../codec/text.js';
+import { Message, makeHeader, type MessageHeader } from './message.js';
+
+/** Which mail server to behave like. */
+export type MailServerName = 'postfix' | 'sendmail';
+
+export interface Model {
+  /** The headers that the mail server puts above a message; milters do not hear of them. */
+  ownHeaders(given: Message): MessageHeader[];
+  /** The headers of a message as the mail server takes them in. */
+  taken(headers: readonly MessageHeader[]): MessageHeader[];
+  insert(message: Message, index: number, header: MessageHeader): void;
+  add(message: Message, header: MessageHeader): void;
+  /** @param make makes the header with the name it is to have */
+  change(message: Message, name: string, index: number, make: ((name: string) => MessageHeader) | undefined): void;
+}
+
+const NOTHING = Buffer.alloc(0);
+
+/** Holds the place of a header that is not there. */
+function place(name: string): MessageHeader {
+  return { name, value: '', bytes: NOTHING, hidden: true };
+}
+
+function hide(header: MessageHeader): MessageHeader {
+  return { ...header, hidden: true };
+}
+
+function postfixInsert({ headers }: Message, index: number, header: MessageHeader): void {
+  headers.splice(index, 0, header);
+}
+
+const postfix: Model = {
+  ownHeaders: ({ headers }) => (headers.length === 0 ? [place('Received')] : headers.map(hide)),
+  taken: (headers) => [...headers],
+  insert: postfixInsert,
+  add: ({ headers }, header) => void headers.push(header),
+  change(message, name, index, make) {
+    const at = message.find(name, index);
+    if (at < 0) {
+      if (make !== undefined) message.headers.push(make(name));
+    } else {
+      message.headers.splice(at, 1, ...(make === undefined ? [] : [make(name)]));
+    }
+  },
+};
+
+/** In the order of Sendmail's configuration; what stands in the message has precedence over them. */
+const SENDMAIL_OWN = [
+  'Return-Path',
+  'Received',
+  'Resent-Date',
+  'Date',
+  'Resent-From',
+  'From',
+  'Full-Name',
+  'Resent-Message-Id',
+  'Message-Id',
+];
+
+const same = (a: string, b: string): boolean => a.toLowerCase() === b.toLowerCase();
+
+/** Its H_TRACE: there may be any number of them, so none takes the place of another. */
+const TRACE = /^(received|x400-received|via|mail-from)$/i;
+
+/** Its H_ACHECK and H_BCC: they are in the message, but it does not send them on. */
+const UNSENT = /^(return-path|full-name|content-length|bcc|resent-bcc)$/i;
+
+/** Its H_RESENT: sent on only in a message that came with one of them. */
+const RESENT = /^resent-(sender|from|reply-to|to|cc|bcc|message-id|date)$/i;
+
+/** A header as Sendmail holds it: with bytes if it is sent on. */
+function held(headers: readonly MessageHeader[], header: MessageHeader): MessageHeader {
+  const { name } = header;
+  const isSent = RESENT.test(name) ? headers.some((each) => RESENT.test(each.name) && each.bytes.length > 0) : true;
+  return isSent && !UNSENT.test(name) ? header : { ...header, bytes: NOTHING };
+}
+
+/** One that a milter may fill in again: a default, or what an earlier milter has removed. */
+const isVacant = ({ name, hidden }: MessageHeader): boolean => hidden === true && !TRACE.test(name);
+
+const sendmail: Model = {
+  ownHeaders({ headers }) {
+    const own = SENDMAIL_OWN.map((name) => headers.find((each) => same(each.name, name)) ?? place(name)).map(hide);
+    return [...own, ...headers.filter(({ name }) => !SENDMAIL_OWN.some((each) => same(each, name))).map(hide)];
+  },
+  taken(headers) {
+    const hasDefault = (name: string): boolean => SENDMAIL_OWN.slice(2).some((each) => same(each, name));
+    const all = headers.filter(({ name, value }) => value.trim() !== '' || !hasDefault(name));
+    return all.map((header) => (UNSENT.test(header.name) ? { ...header, bytes: NOTHING } : header));
+  },
+  insert: ({ headers }, index, header) => void headers.splice(index + 1, 0, held(headers, header)),
+  add({ headers }, header) {
+    const at = headers.findIndex((each) => isVacant(each) && same(each.name, header.name));
+    const vacant = headers[at];
+    if (vacant === undefined) addBefore(headers, header);
+    else headers[at] = held(headers, makeHeader(vacant.name, header.value));
+  },
+  change({ headers }, name, index, make) {
+    let left = Math.max(1, index);
+    let at = headers.findIndex((each) => !each.hidden && same(each.name, name) && --left === 0);
+    if (at < 0) at = headers.findLastIndex((each) => isVacant(each) && same(each.name, name));
+    const found = headers[at];
+    if (found !== undefined) {
+      const removed = { ...place(found.name), hidden: found.hidden === true };
+      headers[at] = make === undefined ? removed : held(headers, make(found.name));
+    } else if (make !== undefined) {
+      addBefore(headers, make(name));
+    }
+  },
+};
+
+/** Above the first of that name, or at the end. */
+function addBefore(headers: MessageHeader[], header: MessageHeader): void {
+  const at = headers.findIndex(({ name }) => same(name, header.name));
+  headers.splice(at < 0 ? headers.length : at, 0, held(headers, header));
+}
+
+export const MODELS: Readonly<Record<MailServerName, Model>> = { postfix, sendmail };
+
+/** Between two milters: what was removed does not count any more. */
+export function settle(message: Message): void {
+  message.headers = message.headers.map((header) =>
+    header.bytes.length === 0 && header.value === '' ? hide(header) : header,
+  );
+}
+
+/**
+ * Has the mail server take a message in: its own headers stand above it.
+ * @param text header lines; '' for ones without bytes
+ */
+export function wear(message: Message, model: Model, text: string | Uint8Array): void {
+  const headers = message.headers.map(closed);
+  message.headers = [...model.ownHeaders(Message.parse(text)), ...model.taken(headers)];
+}
+
+/** Without space before the colon: both mail servers drop it. */
+function closed(header: MessageHeader): MessageHeader {
+  const { name, bytes } = header;
+  const colon = bytes.indexOf(0x3a);
+  if (!/^[ \t]$/.test(String.fromCharCode(bytes[colon - 1] as number))) return header;
+  return { ...header, bytes: Buffer.concat([toBytes(name), bytes.subarray(colon)]) };
+}
+
+/** The header that a milter means: without SMFIP_HDR_LEADSPC the mail server puts a space before the value. */
+export function milterHeader(name: string, value: string, leadingSpace: boolean): MessageHeader {
+  return makeHeader(name, leadingSpace ? value : ` ${value}`);
+}
+
+/** A body of the milter's as it is handed on: each line ends in CRLF, and so does the last one. */
+export function settledBody(pieces: readonly Buffer[]): Buffer {
+  const text = Buffer.concat(pieces)
+    .toString('latin1')
+    .replace(/(?<!\r)\n/g, '\r\n');
+  return Buffer.from(text === '' || text.endsWith('\n') ? text : `${text}\r\n`, 'latin1');
+}
