@@ -5,6 +5,7 @@
 import { existsSync, statSync, writeFileSync } from 'node:fs';
 import { cpus, release, type } from 'node:os';
 import { dirname } from 'node:path';
+import { client } from './client.js';
 import { codec } from './codec.js';
 import { factories } from './factories.js';
 import { commandOf, readArguments, UsageError, type Arguments } from './lib/args.js';
@@ -19,7 +20,7 @@ import { server } from './server.js';
 import { session } from './session.js';
 import { streams } from './streams.js';
 
-const GROUPS: readonly Group[] = [codec, streams, session, server, factories];
+const GROUPS: readonly Group[] = [codec, streams, session, server, client, factories];
 const NAMES = GROUPS.map(({ name }) => name);
 
 const HELP = `npm run bench -- [GROUP ...] [OPTIONS]

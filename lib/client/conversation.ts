@@ -10,6 +10,9 @@ import { MilterError, type MilterErrorCode, type MilterErrorDetails } from '../e
 
 const debug = createDebug('milter:client');
 
+/** How many bytes of commands that are not answered wait for more. */
+const MOST_HELD = 65_536;
+
 /** What went wrong; it becomes an error when it keeps a command from its answer, and names that. */
 interface Failure {
   readonly code: MilterErrorCode;
@@ -27,6 +30,7 @@ export class Conversation {
   #failure: Failure | undefined;
   #error: MilterError | undefined;
   #wake: (() => void) | undefined;
+  #holding = false;
 
   /** @param stream connected to the milter: a socket, or a session in this process */
   constructor(stream: Duplex) {
@@ -49,22 +53,37 @@ export class Conversation {
   }
 
   /**
-   * Sends a command, or several in one write; resolves when more is welcome.
+   * Sends commands in one write; resolves when more is welcome.
    * @param stage for the error
    * @param timeout how long to wait, in ms
+   * @param answered nobody waits for what is not, and it goes out with what follows
    * @throws MilterError ERR_MILTER_TIMEOUT, ERR_MILTER_CONNECTION, ERR_MILTER_FILTER for a reply that nothing asked for;
    *   ERR_MILTER_VALUE, ERR_MILTER_PACKET_TOO_LARGE for a command that cannot be sent: then nothing was
    */
-  send(stage: string, timeout: number, ...commands: readonly Command[]): Promise<void> | undefined {
+  send(stage: string, timeout: number, commands: readonly Command[], answered = true): Promise<void> | undefined {
     const surplus = this.#replies[0];
     if (surplus !== undefined) throw this.fail(stage, 'ERR_MILTER_FILTER', `It sent ${surplus.type}, unasked`);
     if (this.#failure !== undefined) throw this.#errorAt(stage);
     const packets = commands.map((command) => encodeCommand(command, this.maxPayload));
     for (const { type } of commands) debug('send %s', type);
-    if (packets.length > 1) this.#stream.cork();
+    if (!answered || packets.length > 1) this.#hold();
     for (const packet of packets) this.#stream.write(packet);
-    if (packets.length > 1) this.#stream.uncork();
+    if (answered || this.#stream.writableLength >= MOST_HELD) this.#release();
     return this.#stream.writableNeedDrain ? this.#drained(stage, timeout) : undefined;
+  }
+
+  /** What is not answered may wait for what comes behind it, but not for long. */
+  #hold(): void {
+    if (this.#holding) return;
+    this.#holding = true;
+    this.#stream.cork();
+    setImmediate(() => this.#release());
+  }
+
+  #release(): void {
+    if (!this.#holding) return;
+    this.#holding = false;
+    this.#stream.uncork();
   }
 
   async #drained(stage: string, timeout: number): Promise<void> {

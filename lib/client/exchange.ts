@@ -79,7 +79,8 @@ export class Exchange {
     const commands: Command[] = pairs === undefined ? [] : [{ type: 'macro', stage: letter, macros: pairs }];
     if (heard) commands.push(command);
     if (commands.length > 0) {
-      const drained = this.#conversation.send(stage, timeout, ...commands);
+      const mayWait = STAGES[stage].rank >= STAGES.header.rank && this.agrees(nr);
+      const drained = this.#conversation.send(stage, timeout, commands, !mayWait);
       if (drained !== undefined) await drained;
     }
     if (!heard) return GO_ON;
@@ -106,7 +107,7 @@ export class Exchange {
 
   /** Cancels the message, or says that it is over; nobody answers that. */
   async abort(): Promise<void> {
-    await this.#conversation.send('abort', this.#options.commandTimeout, { type: 'abort' });
+    await this.#conversation.send('abort', this.#options.commandTimeout, [{ type: 'abort' }]);
   }
 
   /** The end of a message may take no longer than eobTimeout altogether. */

@@ -2,9 +2,8 @@
  * One milter in the eyes of a mail server: its connection, what it has said about the SMTP session and the message, and
  * what stands in for its answers once it has failed.
  */
-import { connect as connectSocket } from 'node:net';
 import type { Duplex } from 'node:stream';
-import { formatAddress, parseAddress, type SocketAddress } from '../address.js';
+import { parseAddress, type SocketAddress } from '../address.js';
 import {
   MILTER_MDS_1M,
   MILTER_MDS_256K,
@@ -15,6 +14,7 @@ import {
 } from '../constants.js';
 import type { NegotiateReply } from '../codec/replies.js';
 import { MilterError, show } from '../errors.js';
+import { dial } from '../sockets/dial.js';
 import type { Stage, StageCommand } from '../stages.js';
 import { Conversation } from './conversation.js';
 import { DEFAULT_ACTIONS } from './default-action.js';
@@ -134,7 +134,7 @@ export class Filter {
     }
     this.standing = undefined;
     try {
-      await conversation.send('quitNewConnection', this.options.commandTimeout, { type: 'quitNewConnection' });
+      await conversation.send('quitNewConnection', this.options.commandTimeout, [{ type: 'quitNewConnection' }]);
     } catch (error) {
       this.#failed(error, 'connect');
     }
@@ -221,35 +221,7 @@ export class Filter {
     return answer;
   }
 
-  #dial(): Promise<Duplex> {
-    const address = this.#target;
-    if (!('kind' in address)) return Promise.resolve(address);
-    const { connectTimeout, signal } = this.options;
-    const socket = address.kind === 'unix' ? connectSocket(address.path) : connectSocket(address.port, address.host);
-    return new Promise((resolve, reject) => {
-      const settle = (): void => {
-        clearTimeout(timer);
-        signal?.removeEventListener('abort', stop);
-        socket.off('error', fail);
-      };
-      const fail = (cause: Error, code: 'ERR_MILTER_CONNECTION' | 'ERR_MILTER_ABORTED' = 'ERR_MILTER_CONNECTION') => {
-        settle();
-        socket.on('error', () => {});
-        socket.destroy();
-        const what = `Cannot connect to ${formatAddress(address)}: ${cause.message}`;
-        reject(new MilterError(code, what, { cause, stage: 'negotiate' }));
-      };
-      const stop = (): void =>
-        fail(new Error('the caller has given up', { cause: signal?.reason }), 'ERR_MILTER_ABORTED');
-      if (signal?.aborted === true) queueMicrotask(stop);
-      const timer = setTimeout(() => fail(new Error(`nothing within ${connectTimeout} ms`)), connectTimeout);
-      signal?.addEventListener('abort', stop, { once: true });
-      socket.once('error', fail);
-      socket.once('connect', () => {
-        settle();
-        socket.setNoDelay(true);
-        resolve(socket);
-      });
-    });
+  #dial(): Duplex | Promise<Duplex> {
+    return 'kind' in this.#target ? dial(this.#target, this.options) : this.#target;
   }
 }

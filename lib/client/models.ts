@@ -7,10 +7,19 @@
  * |---|---|---|
  * | stands above the message | its Received | Return-Path, its Received, and seven defaults that it fills in where missing |
  * | insHeader(index) | before the header of that place | behind the header of that place |
- * | addHeader | at the end | before the first header of that name; a default one of that name is replaced |
- * | chgHeader, counting | only what milters hear of | the same; where nothing is found, a default one of that name |
+ * | addHeader | at the end | in the place of a default, or of one that an earlier milter has removed; else before the first of that name; else at the end |
+ * | chgHeader, counting | only what milters hear of | the same, and what this milter has removed |
+ * | chgHeader, nothing there | as addHeader | the same; removing one takes away a default |
  * | chgHeader, the name | the milter's | the one that is there |
- * | a header that was removed | is gone | holds its place until the next milter |
+ * | a header that was removed | is gone | holds its place |
+ * | Return-Path, Content-Length, Bcc, Full-Name | the first three are taken out before milters hear of them; new ones are sent on | are heard, but not sent on, nor are new ones; Bcc goes out empty where there is no To and no Cc |
+ * | Resent- | nothing special | new ones are sent on only in a message that came with one |
+ * | Date:, From: … without a value | nothing special | as if it were not there |
+ * | a space before the colon | is dropped | is dropped |
+ *
+ * Not done here: Sendmail writes address headers (From, To, Cc, Sender, Reply-To …) anew, one space behind each comma;
+ * both break lines of more than 990 bytes, Sendmail also headers of more than 2,000 in a line; for Sendmail a header
+ * Message or Text is the end of the headers. Test test/integration/models.test.ts compares the rest with the real ones.
  */
 import { toBytes } from '../codec/text.js';
 import { Message, makeHeader, type MessageHeader } from './message.js';
@@ -40,14 +49,13 @@ function hide(header: MessageHeader): MessageHeader {
   return { ...header, hidden: true };
 }
 
-function postfixInsert({ headers }: Message, index: number, header: MessageHeader): void {
-  headers.splice(index, 0, header);
-}
+/** message_drop_headers in Postfix's postconf(5). */
+const DROPPED = /^(bcc|content-length|resent-bcc|return-path)$/i;
 
 const postfix: Model = {
   ownHeaders: ({ headers }) => (headers.length === 0 ? [place('Received')] : headers.map(hide)),
-  taken: (headers) => [...headers],
-  insert: postfixInsert,
+  taken: (headers) => headers.filter(({ name }) => !DROPPED.test(name)),
+  insert: ({ headers }, index, header) => void headers.splice(index, 0, header),
   add: ({ headers }, header) => void headers.push(header),
   change(message, name, index, make) {
     const at = message.find(name, index);
@@ -77,17 +85,26 @@ const same = (a: string, b: string): boolean => a.toLowerCase() === b.toLowerCas
 /** Its H_TRACE: there may be any number of them, so none takes the place of another. */
 const TRACE = /^(received|x400-received|via|mail-from)$/i;
 
-/** Its H_ACHECK and H_BCC: they are in the message, but it does not send them on. */
-const UNSENT = /^(return-path|full-name|content-length|bcc|resent-bcc)$/i;
+/** Its H_ACHECK: in the message, but kept by mailers that do not ask for them. */
+const KEPT = /^(return-path|full-name|content-length)$/i;
+
+/** Its H_BCC. */
+const BCC = /^(resent-)?bcc$/i;
+
+/** Its H_RCPT: who reads one of these knows that the message has recipients. */
+const RECIPIENTS = /^((resent-)?(to|cc)|apparently-to)$/i;
 
 /** Its H_RESENT: sent on only in a message that came with one of them. */
 const RESENT = /^resent-(sender|from|reply-to|to|cc|bcc|message-id|date)$/i;
 
-/** A header as Sendmail holds it: with bytes if it is sent on. */
+/** A header as Sendmail holds it: without bytes if it is not sent on. */
 function held(headers: readonly MessageHeader[], header: MessageHeader): MessageHeader {
   const { name } = header;
-  const isSent = RESENT.test(name) ? headers.some((each) => RESENT.test(each.name) && each.bytes.length > 0) : true;
-  return isSent && !UNSENT.test(name) ? header : { ...header, bytes: NOTHING };
+  const wasResent = headers.some((each) => RESENT.test(each.name) && each.bytes.length > 0);
+  if (KEPT.test(name) || (RESENT.test(name) && !wasResent)) return { ...header, bytes: NOTHING };
+  if (!BCC.test(name)) return header;
+  const named = headers.some((each) => RECIPIENTS.test(each.name));
+  return { ...header, bytes: named ? NOTHING : toBytes(`${name}:\r\n`) };
 }
 
 /** One that a milter may fill in again: a default, or what an earlier milter has removed. */
@@ -101,7 +118,7 @@ const sendmail: Model = {
   taken(headers) {
     const hasDefault = (name: string): boolean => SENDMAIL_OWN.slice(2).some((each) => same(each, name));
     const all = headers.filter(({ name, value }) => value.trim() !== '' || !hasDefault(name));
-    return all.map((header) => (UNSENT.test(header.name) ? { ...header, bytes: NOTHING } : header));
+    return all.map((header) => held(all, header));
   },
   insert: ({ headers }, index, header) => void headers.splice(index + 1, 0, held(headers, header)),
   add({ headers }, header) {
@@ -152,7 +169,8 @@ export function wear(message: Message, model: Model, text: string | Uint8Array):
 function closed(header: MessageHeader): MessageHeader {
   const { name, bytes } = header;
   const colon = bytes.indexOf(0x3a);
-  if (!/^[ \t]$/.test(String.fromCharCode(bytes[colon - 1] as number))) return header;
+  const last = bytes[colon - 1];
+  if (last !== 0x20 && last !== 0x09) return header;
   return { ...header, bytes: Buffer.concat([toBytes(name), bytes.subarray(colon)]) };
 }
 

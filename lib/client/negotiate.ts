@@ -11,7 +11,7 @@ import type { CheckedClientOptions } from './options.js';
  */
 export async function negotiate(conversation: Conversation, options: CheckedClientOptions): Promise<NegotiateReply> {
   const { version, actions, protocol, commandTimeout, like } = options;
-  await conversation.send('negotiate', commandTimeout, { type: 'negotiate', version, actions, protocol });
+  await conversation.send('negotiate', commandTimeout, [{ type: 'negotiate', version, actions, protocol }]);
   const reply = await conversation.reply('negotiate', commandTimeout);
   const failure = (what: string): Error =>
     conversation.fail('negotiate', 'ERR_MILTER_NEGOTIATION', what, { packet: reply.type });

@@ -8,7 +8,7 @@ import type { MilterClass } from '../session/milter-class.js';
 import { Output } from '../session/output.js';
 import type { SessionExtras } from '../session/port.js';
 import { Session } from '../session/session.js';
-import { readSocket } from './shared-reads.js';
+import { readSocket } from '../sockets/shared-reads.js';
 
 /** A connection that is served. */
 export interface Served {

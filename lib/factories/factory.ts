@@ -7,7 +7,7 @@ import { MilterClass } from '../session/milter-class.js';
 import type { ProtocolClass } from '../session/protocol.js';
 import { formatAddress, parseAddress, type ListenAddress, type SocketAddress } from '../address.js';
 import type { Served } from './connection.js';
-import { listen, type Listening } from './listen.js';
+import { listen, type Listening } from '../sockets/listen.js';
 import { factoryOptions, type CheckedFactoryOptions, type FactoryOptions } from './options.js';
 import { isMilterWorker, workerContext } from './worker-context.js';
 

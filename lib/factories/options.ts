@@ -11,7 +11,7 @@ import {
   type CheckedOptions,
   type SessionOptions,
 } from '../session/options.js';
-import type { ListenOptions } from './listen.js';
+import type { ListenOptions } from '../sockets/listen.js';
 
 export interface FactoryOptions<Context = unknown> extends SessionOptions<Context> {
   /** How many connections may wait to be accepted: the documentation's tcpListenQueue. Default 50. */

@@ -23,7 +23,7 @@ import type { Pool } from './pool.js';
 import type { PoolWorker, Tenant } from './pool-worker.js';
 import { Pieces } from './pieces.js';
 import { packError, unpackMilterError } from './portable.js';
-import { readSocket } from './shared-reads.js';
+import { readSocket } from '../sockets/shared-reads.js';
 import { ACKNOWLEDGED_AT, WINDOW } from './relayed-session.js';
 
 /** How many workers get the offer, before the factory answers it itself and refuses mail for now. */

@@ -46,10 +46,11 @@ t.test('P87 headers are shown without one leading space, folds with LF, and come
   );
   const { seen, after } = await shown(message);
   t.strictSame(seen, ['A:one', 'B:two', 'C: three', 'D:\tfour', 'E:five', 'F:\n six\n\tseven', 'G:', 'H:a: b', '--']);
-  t.ok(after.equals(message));
+  const passed = bytes(message.toString('latin1').replace('E :', 'E:')); // as both servers pass it on
+  t.ok(after.equals(passed));
   const whole = await shown(message, SMFIP_HDR_LEADSPC);
   t.strictSame(whole.seen.slice(0, 5), ['A: one', 'B:two', 'C:  three', 'D:\tfour', 'E: five']);
-  t.ok(whole.after.equals(message));
+  t.ok(whole.after.equals(passed));
 });
 
 t.test('P101 P11 8-bit text in headers and body, valid or not, comes out as it was', async (t) => {

@@ -5,7 +5,7 @@ import t from 'tap';
 import type { Factory } from '../../lib/factories/factory.js';
 import { findClass } from '../../lib/factories/find-class.js';
 import { HandedSocket } from '../../lib/factories/handed-socket.js';
-import { listen } from '../../lib/factories/listen.js';
+import { listen } from '../../lib/sockets/listen.js';
 import { moduleOf } from '../../lib/factories/module-of.js';
 import type { PoolWorker, Tenant } from '../../lib/factories/pool-worker.js';
 import { enterWorker } from '../../lib/factories/worker-context.js';
@@ -106,7 +106,7 @@ t.test('a program that was given among the flags is not that of the workers', (t
 t.test("close() ends everything also when the socket's file cannot be removed", async (t) => {
   const denied = Object.assign(new Error('EACCES: permission denied, unlink'), { code: 'EACCES' });
   const { Factory: Mocked } = await t.mockImport<{ Factory: typeof Factory }>('../../lib/factories/factory.js', {
-    '../../lib/factories/listen.js': {
+    '../../lib/sockets/listen.js': {
       listen: async (...args: Parameters<typeof listen>) => ({
         ...(await listen(...args)),
         release: () => Promise.reject(denied),

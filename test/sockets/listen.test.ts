@@ -7,7 +7,7 @@ import { EventEmitter, once } from 'node:events';
 import t, { type Test } from 'tap';
 import { parseAddress } from '../../lib/index.js';
 import type { MilterError } from '../../lib/errors.js';
-import { listen, type Listening, type ListenOptions } from '../../lib/factories/listen.js';
+import { listen, type Listening, type ListenOptions } from '../../lib/sockets/listen.js';
 import { shortFolder } from '../helpers/folder.js';
 
 const DEFAULTS: ListenOptions = { backlog: 50, sockChmod: 0o666, sockOwner: undefined, sockGroup: undefined };
@@ -196,7 +196,7 @@ async function watched(t: Test, own: Partial<Record<keyof typeof fs, (...args: n
       return call(...args);
     };
   }
-  const mocked = await t.mockImport<{ listen: typeof listen }>('../../lib/factories/listen.js', {
+  const mocked = await t.mockImport<{ listen: typeof listen }>('../../lib/sockets/listen.js', {
     'node:fs/promises': mocks,
   });
   return { listen: mocked.listen, calls };
@@ -291,7 +291,7 @@ t.test('P140 only a refused connection proves that nobody listens', async (t) =>
     process.nextTick(() => socket.emit('error', Object.assign(new Error('denied'), { code: 'EACCES' })));
     return socket;
   };
-  const mocked = await t.mockImport<{ listen: typeof listen }>('../../lib/factories/listen.js', {
+  const mocked = await t.mockImport<{ listen: typeof listen }>('../../lib/sockets/listen.js', {
     'node:net': { connect: denied },
   });
   await t.rejects(mocked.listen(createServer(), parseAddress(path), DEFAULTS), { message: /: another process does$/ });

@@ -5,7 +5,7 @@ import { createServer, connect, type AddressInfo, type Server, type Socket } fro
 import { once } from 'node:events';
 import type { Test } from 'tap';
 import { MilterProtocol } from '../../lib/index.js';
-import { keepFreedMemory, shareReads } from '../../lib/factories/shared-reads.js';
+import { keepFreedMemory, shareReads } from '../../lib/sockets/shared-reads.js';
 import { dial, serve } from '../helpers/dial.js';
 import { say, type Mta } from '../helpers/mta.js';
 import { shortFolder } from '../helpers/folder.js';

@@ -6,7 +6,7 @@ import * as net from 'node:net';
 import { lstat } from 'node:fs/promises';
 import t, { type Test } from 'tap';
 import { AsyncFactory, MilterProtocol, parseAddress, type InheritedSocket } from '../../lib/index.js';
-import { inheritedDescriptor, pathOf } from '../../lib/factories/inherited.js';
+import { inheritedDescriptor, pathOf } from '../../lib/sockets/inherited.js';
 import { demandBuild } from '../helpers/built.js';
 import { dial, serve } from '../helpers/dial.js';
 import { thrown } from '../helpers/eob.js';
