@@ -2,14 +2,14 @@
 import type { Duplex } from 'node:stream';
 import type { NegotiateReply } from '../codec/replies.js';
 import { MilterError, show } from '../errors.js';
+import { serverOf } from './content.js';
 import { Filter } from './filter.js';
 import { MailSession } from './mail-session.js';
-import { MODELS } from './models.js';
 import { checkClientOptions } from './options.js';
 import type { ClientOptions } from './types.js';
 
 /** There is one mail server, and one message. */
-const FOR_ALL = ['like', 'ownHeaders', 'macros'] as const;
+const FOR_ALL = ['like', 'ownHeaders', 'macros', 'ownMacros'] as const;
 
 /** One milter of a chain. What is said here counts for it alone, over what is said for the whole chain. */
 export interface ChainedMilter extends Omit<ClientOptions, (typeof FOR_ALL)[number]> {
@@ -39,7 +39,7 @@ export class MilterChain extends MailSession {
       }
       return new Filter(target, checkClientOptions({ ...options, ...more }, 'tempfail'), name);
     });
-    super(filters, { model: MODELS[checked.like], ownHeaders: checked.ownHeaders }, checked.macros);
+    super(filters, serverOf(checked), checked.macros);
     this.#filters = filters;
   }
 

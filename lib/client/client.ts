@@ -4,9 +4,9 @@
  */
 import type { Duplex } from 'node:stream';
 import type { NegotiateReply } from '../codec/replies.js';
+import { serverOf } from './content.js';
 import { Filter } from './filter.js';
 import { MailSession } from './mail-session.js';
-import { MODELS } from './models.js';
 import { checkClientOptions } from './options.js';
 import type { ClientOptions } from './types.js';
 
@@ -21,7 +21,7 @@ export class MilterClient extends MailSession {
   constructor(target: string | Duplex, options: ClientOptions = {}) {
     const checked = checkClientOptions(options, 'throw');
     const filter = new Filter(target, checked);
-    super([filter], { model: MODELS[checked.like], ownHeaders: checked.ownHeaders }, checked.macros);
+    super([filter], serverOf(checked), checked.macros);
     this.#filter = filter;
   }
 

@@ -3,11 +3,13 @@
  * before has left (milter_message() in Postfix, milter_data() in Sendmail).
  */
 import { STAGE_NAMES, type StageCommand } from '../stages.js';
+import { Body } from './body.js';
 import type { Answer } from './exchange.js';
 import type { Filter } from './filter.js';
 import type { Message } from './message.js';
-import { wear, type Model } from './models.js';
+import { endedBody, MODELS, wear, type Model } from './models.js';
 import { applyModifications } from './modify.js';
+import type { CheckedClientOptions } from './options.js';
 import type { Decision, Transaction } from './transaction.js';
 import { ENDS, type MessageResult } from './types.js';
 
@@ -15,6 +17,12 @@ import { ENDS, type MessageResult } from './types.js';
 export interface Server {
   readonly model: Model;
   readonly ownHeaders: string | Uint8Array;
+  /** It sends macros that nobody has given it. */
+  readonly ownMacros: boolean;
+}
+
+export function serverOf({ like, ownHeaders, ownMacros }: CheckedClientOptions): Server {
+  return { model: MODELS[like], ownHeaders, ownMacros };
 }
 
 /** @throws what the message's stream fails with; MilterError where a milter fails without a default action */
@@ -40,9 +48,13 @@ export async function playContent(
     const reason = applyModifications(message, transaction.envelope, answer.modifications, how);
     transaction.quarantined = answer.held ?? reason ?? transaction.quarantined;
     transaction.modifications.push(...answer.modifications);
+    const { name: milter, leadingSpace } = filter;
+    if (answer.modifications.length > 0)
+      transaction.changes.push({ milter, leadingSpace, modifications: answer.modifications });
     if (last === undefined || STAGE_NAMES.indexOf(stage) > STAGE_NAMES.indexOf(last.stage)) last = decision;
   }
   await message.body.whole();
+  if (message.body !== original.body) message.body = Body.of(...endedBody(message.body.pieces));
   return transaction.result(last as Decision, message); // there is one milter at least
 }
 

@@ -59,10 +59,6 @@ export class Filter {
     this.options = options;
   }
 
-  get connected(): boolean {
-    return this.#exchange !== undefined;
-  }
-
   /** It has nothing more to say about this message. */
   get done(): boolean {
     return this.standing !== undefined || this.finished !== undefined;
@@ -154,10 +150,13 @@ export class Filter {
     if (stage === 'mailFrom') this.finished = undefined;
     if (this.standing !== undefined) return this.standing.answer;
     if (this.finished !== undefined && stage !== 'unknown') return DONE;
+    const exchange = this.#exchange;
+    if (exchange === undefined)
+      throw new MilterError('ERR_MILTER_CONNECTION', `quit() was called before ${stage}`, { stage });
     if (stage === 'mailFrom') this.#inMessage = true;
     let answer: Answer;
     try {
-      answer = await (this.#exchange as Exchange).ask(command, macros, steps);
+      answer = await exchange.ask(command, macros, steps);
     } catch (error) {
       return this.#failed(error, stage);
     }

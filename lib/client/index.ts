@@ -11,6 +11,7 @@ export type {
   ClientMessage,
   ClientOptions,
   ClientPeer,
+  MessageExtras,
   MessageResult,
   MessageSource,
   Outcome,

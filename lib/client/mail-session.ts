@@ -30,12 +30,15 @@ import {
   type ClientMessage,
   type ClientPeer,
   type MessageResult,
+  type MessageExtras,
   type MessageSource,
   type Outcome,
   type StageExtras,
   type StageResult,
   type Step,
 } from './types.js';
+
+const GOES_ON: StageResult = { outcome: 'continue', hangUp: false };
 
 export abstract class MailSession {
   /** What was said outside of messages. */
@@ -46,7 +49,9 @@ export abstract class MailSession {
   readonly #macros: ClientMacros;
   #sessionMacros: ClientMacros;
   #transaction: Transaction | undefined;
+  /** Connections are made, and an SMTP client has been told of. */
   #opened = false;
+  #greeted = false;
   #busy = false;
 
   /** @param macros for every command */
@@ -64,17 +69,30 @@ export abstract class MailSession {
    * @throws MilterError ERR_MILTER_CONNECTION, ERR_MILTER_NEGOTIATION, and the errors of send() where there is no default
    *   action: then it is not connected
    */
-  connect(peer: ClientPeer = {}): Promise<StageResult> {
+  connect(peer: ClientPeer = {}, { macros }: StageExtras = {}): Promise<StageResult> {
     return this.#alone(async () => {
-      if (this.#filters.some(({ connected }) => connected))
-        throw new MilterError('ERR_MILTER_SEQUENCE', 'Connected already: quit() first');
+      if (this.#greeted) throw new MilterError('ERR_MILTER_SEQUENCE', 'Connected already: quit() first');
       try {
-        await Promise.all(this.#filters.map((filter) => filter.open()));
-        this.#opened = true;
-        return await this.#greet(fullPeer(peer));
+        await this.#open();
+        this.#greeted = true;
+        return await this.#greet(fullPeer(peer), macros);
       } catch (error) {
-        this.#opened = false;
-        for (const filter of this.#filters) filter.drop();
+        this.#drop();
+        throw error;
+      }
+    });
+  }
+
+  /**
+   * Connects and negotiates, and tells of no SMTP client yet: connect() does.
+   * @throws MilterError as connect()
+   */
+  open(): Promise<void> {
+    return this.#alone(async () => {
+      try {
+        await this.#open();
+      } catch (error) {
+        this.#drop();
         throw error;
       }
     });
@@ -87,19 +105,20 @@ export abstract class MailSession {
    * @returns as connect()
    * @throws MilterError as connect(); ERR_MILTER_NEGOTIATION where there is no QUIT_NC and no address to connect to
    */
-  nextSession(peer: ClientPeer = {}): Promise<StageResult> {
+  nextSession(peer: ClientPeer = {}, { macros }: StageExtras = {}): Promise<StageResult> {
     return this.#alone(async () => {
       this.#connected();
       await this.#endTransaction();
       for (const filter of this.#filters) await filter.renew();
-      return this.#greet(fullPeer(peer));
+      return this.#greet(fullPeer(peer), macros);
     });
   }
 
   /** HELO or EHLO, also a second one: that ends a message in progress. @throws MilterError as send() */
-  helo(name: string): Promise<StageResult> {
+  helo(name: string, { macros }: StageExtras = {}): Promise<StageResult> {
     return this.#alone(async () => {
       this.#connected();
+      this.#sessionMacros = merged(this.#sessionMacros, macros);
       const result = await this.#event({ type: 'helo', name }, this.#sessionMacros, this.steps);
       await this.#endTransaction();
       return result;
@@ -111,10 +130,10 @@ export abstract class MailSession {
    * @returns what the milters made of the command; that concerns nothing else, unless it was a 421
    * @throws MilterError as send()
    */
-  unknown(line: string): Promise<StageResult> {
+  unknown(line: string, { macros }: StageExtras = {}): Promise<StageResult> {
     return this.#alone(async () => {
       this.#connected();
-      return this.#event({ type: 'unknown', line }, this.#sessionMacros, this.steps);
+      return this.#event({ type: 'unknown', line }, merged(this.#sessionMacros, macros), this.steps);
     });
   }
 
@@ -145,8 +164,8 @@ export abstract class MailSession {
   }
 
   /** DATA (version 4). message() says it where it has not been said. @throws MilterError as send() */
-  data(): Promise<StageResult> {
-    return this.#alone(() => this.#data(this.#begun()));
+  data({ macros }: StageExtras = {}): Promise<StageResult> {
+    return this.#alone(() => this.#data(this.#begun(macros)));
   }
 
   /**
@@ -155,9 +174,15 @@ export abstract class MailSession {
    * @param source a file with LF line ends gets CRLF; a stream is read as fast as the first milter takes it
    * @throws MilterError as send(); and what the stream fails with
    */
-  message(source: MessageSource): Promise<MessageResult> {
+  message(source: MessageSource | Message, { macros, ownHeaders }: MessageExtras = {}): Promise<MessageResult> {
     return this.#alone(async () => {
-      const transaction = this.#begun();
+      const transaction = this.#begun(macros);
+      transaction.ownHeaders = ownHeaders;
+      if (this.#refusal !== undefined) {
+        const result = this.#decided(transaction);
+        await this.#endTransaction();
+        return result;
+      }
       if (transaction.envelope.to.length === 0)
         throw new MilterError('ERR_MILTER_SEQUENCE', 'A message needs a recipient that was not refused: rcpt() first');
       return this.#finish(transaction, await messageOf(source));
@@ -194,6 +219,7 @@ export abstract class MailSession {
   /** Says goodbye; resolves when the connections are closed, by us where a milter has not done so within commandTimeout. */
   async quit(): Promise<void> {
     this.#opened = false;
+    this.#greeted = false;
     this.#transaction = undefined;
     await Promise.all(this.#filters.map((filter) => filter.quit()));
   }
@@ -209,19 +235,34 @@ export abstract class MailSession {
     }
   }
 
+  /** In the order of the milters, and all at the same time. */
+  async #open(): Promise<void> {
+    if (this.#opened) return;
+    await Promise.all(this.#filters.map((filter) => filter.open()));
+    this.#opened = true;
+  }
+
+  #drop(): void {
+    this.#opened = false;
+    this.#greeted = false;
+    for (const filter of this.#filters) filter.drop();
+  }
+
   #connected(): void {
-    if (!this.#opened) throw new MilterError('ERR_MILTER_SEQUENCE', 'Not connected: connect() first');
+    if (!this.#greeted) throw new MilterError('ERR_MILTER_SEQUENCE', 'Not connected: connect() first');
   }
 
-  #begun(): Transaction {
+  #begun(macros?: ClientMacros): Transaction {
     this.#connected();
-    if (this.#transaction === undefined)
+    const transaction = this.#transaction;
+    if (transaction === undefined)
       throw new MilterError('ERR_MILTER_SEQUENCE', 'No message is in progress: mailFrom() first');
-    return this.#transaction;
+    if (macros !== undefined) transaction.macros = merged(transaction.macros, macros);
+    return transaction;
   }
 
-  async #greet(peer: FullPeer): Promise<StageResult> {
-    this.#sessionMacros = merged(connectMacros(peer), this.#macros);
+  async #greet(peer: FullPeer, macros?: ClientMacros): Promise<StageResult> {
+    this.#sessionMacros = merged(this.#own(connectMacros(peer)), this.#macros, macros);
     for (const filter of this.#filters) filter.peer = peerMacros(peer);
     const { hostname, family, port, address, helo } = peer;
     const connected = await this.#event(
@@ -247,7 +288,12 @@ export abstract class MailSession {
       accepts ||= answer.outcome === 'accept';
     }
     const outcome = accepts && (command.type === 'unknown' || this.#allDone) ? 'accept' : 'continue';
-    return { outcome, hangUp: false, ...failure };
+    return { ...GOES_ON, outcome, ...failure };
+  }
+
+  /** The macros that the client makes up itself. */
+  #own(macros: ClientMacros): ClientMacros {
+    return this.#server.ownMacros ? macros : {};
   }
 
   get #allDone(): boolean {
@@ -257,7 +303,7 @@ export abstract class MailSession {
   async #mailFrom(address: string, args: readonly string[], macros?: ClientMacros): Promise<StageResult> {
     this.#connected();
     await this.#endTransaction();
-    const all = merged(messageMacros(address), this.#sessionMacros, macros);
+    const all = merged(this.#own(messageMacros(address)), this.#sessionMacros, macros);
     const transaction = new Transaction(address, all);
     this.#transaction = transaction;
     return this.#event({ type: 'mailFrom', address, args }, all, transaction.steps);
@@ -270,10 +316,14 @@ export abstract class MailSession {
     own?: ClientMacros,
   ): Promise<StageResult> {
     const { macros, steps, recipients, envelope } = transaction;
-    const all = merged({ rcpt: recipientMacros(address) }, macros, own);
+    // The SMTP client must not know that its message is dropped.
+    if (this.#refusal?.answer.outcome === 'discard') return GOES_ON;
+    const all = merged(this.#own({ rcpt: recipientMacros(address) }), macros, own);
     const asked = !this.#allDone;
-    let result: StageResult = { outcome: 'continue', hangUp: false };
-    for (const filter of this.#filters) {
+    const over = this.#refusal;
+    let result: StageResult = over === undefined ? GOES_ON : resultOf(over.answer, over.milter as string);
+    if (over !== undefined) transaction.lastRecipient = over;
+    for (const filter of over === undefined ? this.#filters : []) {
       if (result.outcome === 'discard') break;
       if (result.outcome !== 'continue') {
         await this.#tellRefused(transaction, filter, address, args, smtpReply(result) as SmtpReply);
@@ -306,6 +356,7 @@ export abstract class MailSession {
 
   async #data(transaction: Transaction): Promise<StageResult> {
     transaction.data = true;
+    if (this.#refusal?.answer.outcome === 'discard') return GOES_ON;
     return this.#event({ type: 'data' }, transaction.macros, transaction.steps);
   }
 
@@ -333,14 +384,18 @@ export abstract class MailSession {
     }
   }
 
-  /** A message that ends before its content: a milter has refused it, or every recipient was refused. */
-  #decided(transaction: Transaction, message?: Message): MessageResult {
+  /** What a milter has said about the whole of this message, or of the SMTP session. */
+  get #refusal(): Decision | undefined {
     for (const { name, standing, finished } of this.#filters) {
       const decision = standing ?? finished;
-      if (decision !== undefined && ENDS.has(decision.answer.outcome))
-        return transaction.result({ ...decision, milter: name }, message);
+      if (decision !== undefined && ENDS.has(decision.answer.outcome)) return { ...decision, milter: name };
     }
-    return transaction.result(transaction.lastRecipient as Decision, message);
+    return undefined;
+  }
+
+  /** A message that ends before its content: a milter has refused it, or every recipient was refused. */
+  #decided(transaction: Transaction, message?: Message): MessageResult {
+    return transaction.result(this.#refusal ?? (transaction.lastRecipient as Decision), message);
   }
 
   async #finish(transaction: Transaction, message: Message): Promise<MessageResult> {
@@ -349,7 +404,8 @@ export abstract class MailSession {
         const data = await this.#data(transaction);
         if (ENDS.has(data.outcome)) return this.#decided(transaction, message);
       }
-      return await playContent(transaction, this.#filters, message, this.#server);
+      const { ownHeaders = this.#server.ownHeaders } = transaction;
+      return await playContent(transaction, this.#filters, message, { ...this.#server, ownHeaders });
     } finally {
       await message.body.leave();
       await this.#endTransaction();
@@ -364,7 +420,8 @@ export abstract class MailSession {
   }
 }
 
-function messageOf(source: MessageSource): Message | Promise<Message> {
+function messageOf(source: MessageSource | Message): Message | Promise<Message> {
+  if (source instanceof Message) return source;
   return isByteSource(source) ? Message.read(source) : Message.parse(source);
 }
 

@@ -50,9 +50,24 @@ export class Message {
    */
   static async read(source: ByteSource): Promise<Message> {
     const { head, rest } = await readHead(source);
-    const message = Message.#parse(head);
-    message.body = Body.reading(rest);
-    return message;
+    const body = Body.reading(rest);
+    try {
+      const message = Message.#parse(head);
+      message.body = body;
+      return message;
+    } catch (error) {
+      await body.leave();
+      throw error;
+    }
+  }
+
+  /** A message of headers, with everything behind the colon as their values, and the pieces of a body. */
+  static of(headers: ReadonlyArray<readonly [name: string, value: string]>, body: readonly Buffer[]): Message {
+    return new Message(
+      headers.map(([name, value]) => makeHeader(name, value)),
+      CRLF,
+      Body.of(...body),
+    );
   }
 
   static #parse(bytes: Buffer): Message {

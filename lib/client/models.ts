@@ -14,6 +14,7 @@
  * | a header that was removed | is gone | holds its place |
  * | Return-Path, Content-Length, Bcc, Full-Name | the first three are taken out before milters hear of them; new ones are sent on | are heard, but not sent on, nor are new ones; Bcc goes out empty where there is no To and no Cc |
  * | Resent- | nothing special | new ones are sent on only in a message that came with one |
+ * | a new body without a line end at its end | gets one at once | gets one when it is sent on, no milter hears it |
  * | Date:, From: … without a value | nothing special | as if it were not there |
  * | a space before the colon | is dropped | is dropped |
  *
@@ -22,12 +23,15 @@
  * Message or Text is the end of the headers. Test test/integration/models.test.ts compares the rest with the real ones.
  */
 import { toBytes } from '../codec/text.js';
+import { bareAddress } from '../envelope.js';
 import { Message, makeHeader, type MessageHeader } from './message.js';
 
 /** Which mail server to behave like. */
 export type MailServerName = 'postfix' | 'sendmail';
 
 export interface Model {
+  /** The last line of a new body ends before the next milter hears it; else when it is sent on. */
+  readonly endsBodies: boolean;
   /** The headers that the mail server puts above a message; milters do not hear of them. */
   ownHeaders(given: Message): MessageHeader[];
   /** The headers of a message as the mail server takes them in. */
@@ -53,6 +57,7 @@ function hide(header: MessageHeader): MessageHeader {
 const DROPPED = /^(bcc|content-length|resent-bcc|return-path)$/i;
 
 const postfix: Model = {
+  endsBodies: true,
   ownHeaders: ({ headers }) => (headers.length === 0 ? [place('Received')] : headers.map(hide)),
   taken: (headers) => headers.filter(({ name }) => !DROPPED.test(name)),
   insert: ({ headers }, index, header) => void headers.splice(index, 0, header),
@@ -111,6 +116,7 @@ function held(headers: readonly MessageHeader[], header: MessageHeader): Message
 const isVacant = ({ name, hidden }: MessageHeader): boolean => hidden === true && !TRACE.test(name);
 
 const sendmail: Model = {
+  endsBodies: false,
   ownHeaders({ headers }) {
     const own = SENDMAIL_OWN.map((name) => headers.find((each) => same(each.name, name)) ?? place(name)).map(hide);
     return [...own, ...headers.filter(({ name }) => !SENDMAIL_OWN.some((each) => same(each, name))).map(hide)];
@@ -179,10 +185,20 @@ export function milterHeader(name: string, value: string, leadingSpace: boolean)
   return makeHeader(name, leadingSpace ? value : ` ${value}`);
 }
 
-/** A body of the milter's as it is handed on: each line ends in CRLF, and so does the last one. */
-export function settledBody(pieces: readonly Buffer[]): Buffer {
-  const text = Buffer.concat(pieces)
-    .toString('latin1')
-    .replace(/(?<!\r)\n/g, '\r\n');
-  return Buffer.from(text === '' || text.endsWith('\n') ? text : `${text}\r\n`, 'latin1');
+/** A new body as the next milter hears it: each line ends in CRLF, in Postfix the last one as well. */
+export function settledBody(pieces: readonly Buffer[], model: Model): readonly Buffer[] {
+  const text = Buffer.concat(pieces).toString('latin1');
+  const settled = [Buffer.from(text.replace(/(?<!\r)\n/g, '\r\n'), 'latin1')];
+  return model.endsBodies ? endedBody(settled) : settled;
+}
+
+/** A new body as it is sent on. */
+export function endedBody(pieces: readonly Buffer[]): readonly Buffer[] {
+  const last = pieces.at(-1)?.at(-1);
+  return last === undefined || last === 0x0a ? pieces : [...pieces, Buffer.from('\r\n')];
+}
+
+/** Nobody gets a message twice, whatever letters the address is written in. */
+export function isSameRecipient(a: string, b: string): boolean {
+  return same(bareAddress(a), bareAddress(b));
 }

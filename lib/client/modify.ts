@@ -4,7 +4,7 @@ import * as c from '../constants.js';
 import { bareAddress } from '../envelope.js';
 import { Body } from './body.js';
 import type { Message } from './message.js';
-import { milterHeader, settle, settledBody, type Model } from './models.js';
+import { isSameRecipient, milterHeader, settle, settledBody, type Model } from './models.js';
 
 /** The replies that change a message. */
 export type Modification = Extract<
@@ -78,8 +78,7 @@ export function applyModifications(
       }
       case 'addRcpt':
       case 'addRcptPar':
-        if (!envelope.to.some((to) => bareAddress(to) === bareAddress(change.address)))
-          envelope.to.push(change.address);
+        if (!envelope.to.some((to) => isSameRecipient(to, change.address))) envelope.to.push(change.address);
         break;
       case 'delRcpt':
         envelope.to = envelope.to.filter((to) => bareAddress(to) !== bareAddress(change.address));
@@ -96,6 +95,6 @@ export function applyModifications(
     }
   }
   settle(message);
-  if (body.length > 0) message.body = Body.of(settledBody(body));
+  if (body.length > 0) message.body = Body.of(...settledBody(body, model));
   return quarantined;
 }

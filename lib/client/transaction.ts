@@ -17,12 +17,15 @@ export interface Decision {
 
 export class Transaction {
   readonly envelope: Envelope;
-  readonly macros: ClientMacros;
+  macros: ClientMacros;
   readonly steps: Step[] = [];
   readonly recipients: Array<MessageResult['recipients'][number]> = [];
   readonly modifications: Modification[] = [];
+  readonly changes: Array<MessageResult['changes'][number]> = [];
   readonly errors: MilterError[] = [];
   quarantined: string | undefined;
+  /** Header lines of the mail server's own, where this message has others. */
+  ownHeaders: string | Uint8Array | undefined;
   /** The last answer to a recipient. */
   lastRecipient: Decision | undefined;
   /** DATA has been said. */
@@ -54,6 +57,7 @@ export class Transaction {
       ...(accepted && this.quarantined !== undefined && { quarantined: this.quarantined }),
       recipients: this.recipients,
       modifications: accepted ? this.modifications : [],
+      changes: accepted ? this.changes : [],
       envelope: this.envelope,
       get message() {
         return (bytes ??= message?.toBuffer() ?? Buffer.alloc(0));

@@ -30,6 +30,11 @@ export interface ClientOptions {
   like?: 'postfix' | 'sendmail' | undefined;
   /** Macros for every message; sent before the command of their stage. */
   macros?: ClientMacros | undefined;
+  /**
+   * Macros that are made up: a host name, a queue id, the addresses. Default true; false: none but those that are given,
+   * for whoever has a real mail server's.
+   */
+  ownMacros?: boolean | undefined;
   /** How long to wait for a connection, in ms. Default 30,000; like Sendmail 300,000. */
   connectTimeout?: number | undefined;
   /** How long to wait for an answer before the content of a message, in ms. Default 30,000; like Sendmail 10,000. */
@@ -109,6 +114,12 @@ export interface StageExtras {
   macros?: ClientMacros;
 }
 
+/** What may be said of a message besides. */
+export interface MessageExtras extends StageExtras {
+  /** Header lines that the mail server puts above this message: see ClientOptions. */
+  ownHeaders?: string | Uint8Array | undefined;
+}
+
 /** What became of something the milter was asked about. */
 export type Outcome = 'continue' | 'accept' | 'reject' | 'tempFail' | 'discard';
 
@@ -159,6 +170,15 @@ export interface MessageResult {
   readonly recipients: ReadonlyArray<{ address: string; outcome: Outcome; reply?: SmtpReply }>;
   /** What the milters changed, in order; empty unless the message is accepted. */
   readonly modifications: readonly Modification[];
+  /**
+   * The same, milter by milter: `leadingSpace` says whether header values have all that follows the colon
+   * (SMFIP_HDR_LEADSPC).
+   */
+  readonly changes: ReadonlyArray<{
+    readonly milter: string;
+    readonly leadingSpace: boolean;
+    readonly modifications: readonly Modification[];
+  }>;
   /** The envelope as it would be delivered. */
   readonly envelope: Envelope;
   /** The message as it would be delivered, in one piece that is made when it is asked for. */

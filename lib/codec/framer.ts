@@ -81,6 +81,15 @@ export class Framer {
     );
   }
 
+  /** What has come of a frame that is not whole yet: a copy. */
+  unfinished(): Buffer {
+    if (this.#size === 0) return this.#firstBytes();
+    return Buffer.concat([
+      ...(this.#parts === undefined ? [] : [this.#parts.slice()]),
+      this.#part.subarray(0, this.#filled),
+    ]);
+  }
+
   get #torn(): boolean {
     return this.#lengthBytes > 0;
   }

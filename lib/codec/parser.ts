@@ -84,6 +84,11 @@ export class Parser<U extends PacketBase> implements FrameSink {
     this.#framer.end();
   }
 
+  /** What has come of a packet that is not whole yet: a copy. */
+  unfinished(): Buffer {
+    return this.#framer.unfinished();
+  }
+
   /** What the framer calls. */
   frame(buffer: Buffer, start: number, end: number): void {
     const sink = this.#sink as PacketSink<U | OddPacket>;

@@ -22,7 +22,9 @@ export function dial(address: SocketAddress, { connectTimeout, signal }: DialOpt
       settle();
       socket.on('error', () => {});
       socket.destroy();
-      const what = `Cannot connect to ${formatAddress(address)}: ${cause.message}`;
+      // Where a name has several addresses and none answers, the error has no message of its own.
+      const why = [cause.message, (cause as NodeJS.ErrnoException).code].find(Boolean);
+      const what = `Cannot connect to ${formatAddress(address)}: ${why}`;
       reject(new MilterError(code, what, { cause, stage: 'negotiate' }));
     };
     const stop = (): void =>

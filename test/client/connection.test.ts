@@ -184,6 +184,7 @@ t.test('a bad option or address is an error of the constructor that names it', a
     [{ connectTimeout: 0 }, 'connectTimeout must be a whole number from 1 to 2147483647, got 0'],
     [{ commandTimeout: 2 ** 31 }, 'commandTimeout must be a whole number from 1 to 2147483647, got 2147483648'],
     [{ contentTimeout: 1.5 }, 'contentTimeout must be a whole number from 1 to 2147483647, got 1.5'],
+    [{ ownMacros: 1 }, 'ownMacros must be true or false, got 1'],
     [{ timeout: 1 }, 'timeout is no option, got 1'],
     [null, 'options must be an object, got null'],
     ['x', 'options must be an object, got "x"'],

@@ -209,17 +209,28 @@ t.test('Message: its headers can be found by name and number', async (t) => {
 
 // A folder of messages can be played whole: MILTER_CORPUS names it.
 
+/** Without what Postfix drops before a milter hears of it: message_drop_headers, and spaces before a colon. */
+function asPostfixTakes(text: string): string {
+  const end = /(?<=^|\n)\r?\n/.exec(text)?.index ?? text.length;
+  const head = text
+    .slice(0, end)
+    .replaceAll(/^(?:bcc|content-length|resent-bcc|return-path)[ \t]*:[^\n]*\n(?:[ \t][^\n]*\n)*/gim, '')
+    .replaceAll(/^([^\s:][^:\r\n]*?)[ \t]+:/gm, '$1:');
+  return head + text.slice(end);
+}
+
 const corpus = process.env['MILTER_CORPUS'];
 const skip = corpus === undefined && 'MILTER_CORPUS names no folder of *.eml files: no collected mail was played';
 
-t.test('P147 every message of a folder comes out byte for byte', { skip }, async (t) => {
+t.test('P147 every message of a folder comes out byte for byte, but for what Postfix drops', { skip }, async (t) => {
   const files = readdirSync(corpus!, { recursive: true, encoding: 'utf8' }).filter((file) => file.endsWith('.eml'));
   t.not(files.length, 0, `${corpus} has messages`);
   let refused = 0;
   for (const file of files.toSorted()) {
     const before = readFileSync(join(corpus!, file));
     const text = before.toString('latin1');
-    const expected = /^[^\n]*[^\r\n]\n|^\n/.test(text) ? text.replace(/(?<!\r)\n/g, '\r\n') : text;
+    const crlf = /^[^\n]*[^\r\n]\n|^\n/.test(text) ? text.replace(/(?<!\r)\n/g, '\r\n') : text;
+    const expected = asPostfixTakes(crlf);
     try {
       const { after, body, seen } = await shown(before);
       t.ok(after.equals(bytes(expected)), file);
@@ -227,7 +238,7 @@ t.test('P147 every message of a folder comes out byte for byte', { skip }, async
       t.equal(seen.at(-1), '--');
     } catch (error) {
       if (!(error instanceof MilterError) || error.code !== 'ERR_MILTER_ARGUMENT') throw error;
-      const line = expected.split(/\r?\n/)[Number(/^Line (\d+)/.exec(error.message)?.[1]) - 1];
+      const line = crlf.split(/\r?\n/)[Number(/^Line (\d+)/.exec(error.message)?.[1]) - 1];
       t.match(line, /^([^:]*|[ \t:].*)$/, `${file} has a line without a colon among its headers`);
       refused++;
     }

@@ -4,11 +4,17 @@ import { MilterChain } from '../../lib/client/index.js';
 import type { MailServerName } from '../../lib/client/models.js';
 import { createSession, MilterProtocol, SMFIF_ALLOPTS, SMFIP_HDR_LEADSPC } from '../../lib/index.js';
 
-type Edit = readonly [method: 'addHeader' | 'insHeader' | 'chgHeader', ...args: unknown[]];
+type Edit = readonly [
+  method: 'addHeader' | 'insHeader' | 'chgHeader' | 'replBody' | 'addRcpt' | 'delRcpt',
+  ...args: unknown[],
+];
 
 class Editor extends MilterProtocol<{ edits: readonly Edit[]; heard: string[] }> {
   override header(name: string, value: string) {
     this.context.heard.push(`${name}:${value}`);
+  }
+  override body(chunk: Buffer) {
+    this.context.heard.push(JSON.stringify(chunk.toString('latin1')));
   }
   override eob() {
     for (const [method, ...args] of this.context.edits) (this[method] as (...args: unknown[]) => void)(...args);
@@ -24,12 +30,20 @@ interface Given {
   readonly smfipOptions?: number;
 }
 
-/** The headers as they are sent on, the server's own Received as `R`, and what the last milter has heard. */
+interface Made {
+  /** The headers as they are sent on, the server's own Received as `R`. */
+  readonly sent: string;
+  readonly body: string;
+  readonly to: readonly string[];
+  /** What the last milter has heard. */
+  readonly heard: string;
+}
+
 async function made(
   like: MailServerName,
   milters: ReadonlyArray<readonly Edit[]>,
   { head = BASE, own = OWN, smfipOptions = 0 }: Given = {},
-): Promise<{ sent: string; heard: string }> {
+): Promise<Made> {
   let heard: string[] = [];
   const streams = milters.map((edits) => {
     heard = [];
@@ -41,8 +55,20 @@ async function made(
   const result = await chain.send({ from: '<a@example.org>', to: ['<b@example.com>'], message });
   await chain.quit();
   const text = result.message.toString('latin1');
-  const lines = text.slice(0, text.indexOf('\r\n\r\n')).split(/\r\n(?![ \t])/);
-  return { sent: lines.map((line) => (`${line}\r\n` === OWN ? 'R' : line)).join(', '), heard: heard.join(', ') };
+  const end = text.indexOf('\r\n\r\n');
+  const lines = text.slice(0, end).split(/\r\n(?![ \t])/);
+  return {
+    sent: lines.map((line) => (`${line}\r\n` === OWN ? 'R' : line)).join(', '),
+    body: text.slice(end + 4),
+    to: result.envelope.to,
+    heard: heard.join(', '),
+  };
+}
+
+/** The headers alone. */
+async function seen(...args: Parameters<typeof made>): Promise<Pick<Made, 'sent' | 'heard'>> {
+  const { sent, heard } = await made(...args);
+  return { sent, heard: heard.replace(/, "[^]*/, '') };
 }
 
 type Row = readonly [what: string, edits: readonly Edit[], postfix: string, sendmail: string, given?: Given];
@@ -177,7 +203,7 @@ t.test('headers that a mail server does not take in, or does not send on', async
       ['postfix', postfix],
       ['sendmail', sendmail],
     ] as const) {
-      t.strictSame(await made(like, [[]], { head: [`${name}: v`, 'To: b'] }), { sent, heard }, `${name}, ${like}`);
+      t.strictSame(await seen(like, [[]], { head: [`${name}: v`, 'To: b'] }), { sent, heard }, `${name}, ${like}`);
     }
     await holds(t, [
       [`${name}, new`, [['addHeader', name, 'v']], `R, To: b, ${name}: v`, 'R, To: b', { head: ['To: b'] }],
@@ -213,13 +239,58 @@ t.test('P128 between two milters Sendmail keeps the place of what was removed, a
       'N:v, A:0, X:1, x:2',
     ],
   ] as ReadonlyArray<readonly [string, Edit[], Edit, string, string, string]>) {
-    t.strictSame(await made('postfix', [first, [second]]), { sent: postfix, heard }, `Postfix: ${what}`);
-    t.strictSame(await made('sendmail', [first, [second]]), { sent: sendmail, heard }, `Sendmail: ${what}`);
+    t.strictSame(await seen('postfix', [first, [second]]), { sent: postfix, heard }, `Postfix: ${what}`);
+    t.strictSame(await seen('sendmail', [first, [second]]), { sent: sendmail, heard }, `Sendmail: ${what}`);
+  }
+  const given = { head: ['A: 0', 'Date: d', 'B: 1'] };
+  const dateless: Edit[] = [['chgHeader', 'Date', '']];
+  for (const [method, sent] of [
+    ['chgHeader', 'R, A: 0, Date: v, B: 1'],
+    ['addHeader', 'R, Date: v, A: 0, B: 1'],
+  ] as const) {
+    const made = await seen('sendmail', [dateless, [[method, 'Date', 'v']]], given);
+    t.strictSame(made, { sent, heard: 'A:0, B:1' }, `${method}() where both a default and a header are gone`);
   }
   const unsent: Edit[] = [['addHeader', 'Return-Path', 'v']];
   t.strictSame(
-    await made('sendmail', [unsent, []]),
+    await seen('sendmail', [unsent, []]),
     { sent: 'R, A: 0, X: 1, x: 2', heard: 'Return-Path:v, A:0, X:1, x:2' },
     'what is not sent on is heard all the same',
   );
 });
+
+t.test('P127 the lines of a new body end in CRLF, whatever the milter ends them with', async (t) => {
+  for (const like of ['postfix', 'sendmail'] as const) {
+    for (const [body, sent] of [
+      ['', ''],
+      ['a', 'a\r\n'],
+      ['a\n\nb\r\n', 'a\r\n\r\nb\r\n'],
+      ['\r\n', '\r\n'],
+      ['a\r', 'a\r\r\n'],
+      ['a\rb\r\r\n', 'a\rb\r\r\n'],
+    ] as const) {
+      t.equal((await made(like, [[['replBody', body]]])).body, sent, `${like}: ${JSON.stringify(body)}`);
+    }
+  }
+});
+
+t.test('P127 the next milter hears the end of the last line of a new body, unless it is behind Sendmail', async (t) => {
+  for (const [like, heard] of [
+    ['postfix', '"a\\r\\nb\\r\\n"'],
+    ['sendmail', '"a\\r\\nb"'],
+  ] as const) {
+    const both = await made(like, [[['replBody', 'a\nb']], []]);
+    t.ok(both.heard.endsWith(`, ${heard}`), both.heard);
+    t.equal(both.body, 'a\r\nb\r\n');
+  }
+});
+
+t.test(
+  'P129 addRcpt() of an address that is there does nothing, in whatever letters; delRcpt() wants the same ones',
+  async (t) => {
+    for (const like of ['postfix', 'sendmail'] as const) {
+      t.strictSame((await made(like, [[['addRcpt', 'B@EXAMPLE.com']]])).to, ['<b@example.com>'], like);
+      t.strictSame((await made(like, [[['delRcpt', 'B@example.com']]])).to, ['<b@example.com>'], like);
+    }
+  },
+);

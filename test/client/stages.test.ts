@@ -1,7 +1,7 @@
 // The client as a mail server uses it: one command after the other, as the SMTP client gives them.
 import { Readable } from 'node:stream';
 import t from 'tap';
-import { MilterClient, smtpReply, type ClientOptions } from '../../lib/client/index.js';
+import { Message, MilterChain, MilterClient, smtpReply, type ClientOptions } from '../../lib/client/index.js';
 import { SMFIP_RCPT_REJ } from '../../lib/index.js';
 import { packet } from '../helpers/bytes.js';
 import { stopClock } from '../helpers/clock.js';
@@ -88,6 +88,57 @@ t.test('P85 P136 what each command comes to, and what the SMTP client hears', as
   t.match(await client.message(MESSAGE), { verdict: 'discard', stage: 'mailFrom' });
 });
 
+t.test('P84 after a discard nobody is asked any more, and the SMTP client does not notice', async (t) => {
+  const b = fakeMilter();
+  const chain = new MilterChain([fakeMilter({ mailFrom: packet('d') }).stream, b.stream]);
+  await chain.connect();
+  t.match(await chain.mailFrom('<a@example.org>'), { outcome: 'discard' });
+  t.match(await chain.rcpt('<b@example.com>'), { outcome: 'continue' });
+  t.match(await chain.data(), { outcome: 'continue' });
+  t.match(await chain.message(MESSAGE), { verdict: 'discard', stage: 'mailFrom', milter: 'stream' });
+  t.notOk(b.heard.some(({ type }) => type === 'mailFrom' || type === 'rcpt'));
+  const { client } = await session({ rcpt: packet('d') });
+  await client.mailFrom('<a@example.org>');
+  t.match(await client.rcpt('<b@example.com>'), { outcome: 'discard' });
+  t.match(await client.message(MESSAGE), { verdict: 'discard', stage: 'rcpt' }, 'its only recipient');
+});
+
+t.test('a refusal at MAIL answers whatever else is asked', async (t) => {
+  const { client, said } = await session({ mailFrom: packet('y', '550 5.7.1 no') });
+  await client.mailFrom('<a@example.org>');
+  t.match(await client.rcpt('<b@example.com>'), { outcome: 'reject', reply: { lines: ['no'] } });
+  t.match(await client.message(MESSAGE), { verdict: 'reject', stage: 'mailFrom' });
+  t.strictSame(said(), ['mailFrom', 'abort']);
+});
+
+t.test('quit() while something is at work: that ends with an error that says so', async (t) => {
+  const talk: { line?: Line } = {};
+  const { client, stream } = await session({ rcpt: (line) => (talk.line = line) });
+  const sending = client.send({ from: '', to: ['b'], message: MESSAGE });
+  const failed = t.rejects(sending, { code: 'ERR_MILTER_CONNECTION', stage: 'data', message: /quit\(\) was called/ });
+  while (talk.line === undefined) await new Promise(setImmediate);
+  stream._final = () => {}; // it answers before it closes
+  const quit = client.quit();
+  talk.line.write(packet('c'));
+  await failed;
+  stream.destroy();
+  await quit;
+});
+
+t.test('a message has header lines of the mail server above it, where they are given', async (t) => {
+  const { client } = await session(
+    { eob: Buffer.concat([packet('i', Buffer.from('\0\0\0\0X\0y\0', 'latin1')), packet('c')]) },
+    { ownHeaders: 'Received: usual\r\n' },
+  );
+  const sent = async (ownHeaders?: string): Promise<string> => {
+    await client.mailFrom('');
+    await client.rcpt('b');
+    return String((await client.message(MESSAGE, { ownHeaders })).message);
+  };
+  t.equal(await sent(), `X: y\r\nReceived: usual\r\n${MESSAGE}`);
+  t.equal(await sent('Received: this\r\n'), `X: y\r\nReceived: this\r\n${MESSAGE}`);
+});
+
 t.test('P111 421 ends the SMTP session; smtpReply() has the words where the milter has none', async (t) => {
   const { client, said } = await session({ rcpt: packet('4') });
   await client.helo('x');
@@ -121,6 +172,29 @@ t.test('calls that have no message to belong to', async (t) => {
   await client.quit();
   await t.rejects(client.rcpt('<b@example.com>'), { code: 'ERR_MILTER_SEQUENCE', message: /Not connected/ });
   await client.abort();
+});
+
+t.test('open() negotiates before there is an SMTP client; a real mail server’s macros are all there is', async (t) => {
+  const { stream, heard } = fakeMilter();
+  const client = new MilterClient(stream, { ownMacros: false });
+  await client.open();
+  t.match(client.agreed, { version: 6 });
+  t.strictSame(
+    heard.map(({ type }) => type),
+    ['negotiate'],
+  );
+  await t.rejects(client.mailFrom('<a@example.org>'), { code: 'ERR_MILTER_SEQUENCE', message: /connect\(\) first/ });
+  await client.connect({ helo: false }, { macros: { connect: { j: 'mx' } } });
+  await client.helo('x', { macros: { helo: { '{cipher}': 'c' } } });
+  await client.unknown('FOO', { macros: { unknown: { u: '1' } } });
+  await client.mailFrom('<a@example.org>');
+  await client.rcpt('<b@example.com>');
+  await client.data({ macros: { data: { d: '1' } } });
+  await client.message(Message.of([['A', ' 1']], [Buffer.from('x')]), { macros: { eob: { i: 'ID' } } });
+  const macros = heard.flatMap((each) => (each.type === 'macro' ? each.macros.map(([name]) => each.stage + name) : []));
+  t.strictSame(macros, ['Cj', 'H{cipher}', 'Uu', 'Td', 'Bi', 'Ei']);
+  const gone = new MilterClient(fakeMilter({ negotiate: packet('c') }).stream);
+  await t.rejects(gone.open(), { code: 'ERR_MILTER_NEGOTIATION' });
 });
 
 t.test('macros of one command, over those of the session', async (t) => {
@@ -293,6 +367,9 @@ t.test('a stream with LF line ends, cut anywhere; strings; nothing at all', asyn
   t.equal(await sent(), '');
   t.equal(await sent('Caf', new Uint8Array([0xe9]), ': 1\r\n\r\n'), 'Caf\ufffd: 1\r\n\r\n');
   await t.rejects(sent('A: 1\r\nno header\r\n\r\n'), { code: 'ERR_MILTER_ARGUMENT', message: /^Line 2 / });
+  const unread = Readable.from(['no header\r\n\r\n', 'more', 'and more']);
+  await t.rejects(session().then(({ client }) => client.send({ from: '', to: ['b'], message: unread })));
+  t.ok(unread.destroyed, 'nobody will read the rest');
   await t.rejects(sent(7 as unknown as string), {
     code: 'ERR_MILTER_ARGUMENT',
     message: /must give Buffers or strings/,

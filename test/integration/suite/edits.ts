@@ -26,7 +26,7 @@ interface Case {
   changed: Partial<Arriving> | Readonly<Record<ServerName, Partial<Arriving>>>;
 }
 
-const SENT_HEAD: readonly string[] = [...HEAD, 'X-Two: first', 'X-Other: o', 'X-Two: second'];
+export const SENT_HEAD: readonly string[] = [...HEAD, 'X-Two: first', 'X-Other: o', 'X-Two: second'];
 const ARRIVED_HEAD: readonly string[] = [OWN_RECEIVED, ...SENT_HEAD];
 
 // The head with something done to it.
@@ -40,7 +40,7 @@ const instead = (line: string, ...lines: string[]): Partial<Arriving> => ({
 });
 
 /** @param s what stands between colon and value where the milter says nothing about it */
-function headerCases(s: '' | ' '): Case[] {
+export function headerCases(s: '' | ' '): Case[] {
   return [
     {
       title: 'addHeader() adds at the end',
@@ -174,7 +174,7 @@ function headerCases(s: '' | ' '): Case[] {
 
 const [berta, cleo] = ['berta@example.net', 'cleo@example.net'];
 
-const ENVELOPE: Case[] = [
+export const ENVELOPE: Case[] = [
   { title: 'addRcpt()', edits: [['addRcpt', 'dora@example.net']], changed: { to: [berta, cleo, 'dora@example.net'] } },
   {
     title: 'addRcpt() with an argument, and one with two',
@@ -211,7 +211,7 @@ const ENVELOPE: Case[] = [
 
 const bodyOf = (bytes: number): Partial<Arriving> => ({ body: longBody(bytes).toString('latin1') });
 
-const BODIES: Case[] = [
+export const BODIES: Case[] = [
   { title: 'a string', edits: [['replBody', 'caf\u00e9 \udce9\r\n']], changed: { body: 'caf\xc3\xa9 \xe9\r\n' } },
   { title: 'lines with dots', edits: [['replBody', '.\r\n..\r\n.x\r\n']], changed: { body: '.\r\n..\r\n.x\r\n' } },
   { title: 'no line end at the end', edits: [['replBody', 'a\r\nb']], changed: { body: 'a\r\nb\r\n' } },

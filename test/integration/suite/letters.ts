@@ -48,7 +48,7 @@ export function belowReceived({ data }: SinkMessage): Buffer {
   return data.subarray(first.length);
 }
 
-function isOwn(line: string): boolean {
+export function isOwn(line: string): boolean {
   return /^Received: (from [^]*\s)?by (postfix|sendmail)\.example\.test\s/.test(line);
 }
 
