@@ -63,12 +63,15 @@ t.test('the package holds what is built from lib/, the texts, and nothing else',
   const built = readdirSync(join(root, 'lib'), { recursive: true, encoding: 'utf8' })
     .flatMap((file) => (file.endsWith('.ts') ? [file.replace(/ts$/, 'js'), file.replace(/ts$/, 'd.ts')] : []))
     .map((file) => `dist/${file}`);
-  t.strictSame(files.toSorted(), ['CHANGELOG.md', 'LICENSE', 'README.md', ...built, 'package.json'].toSorted());
-  t.notOk(files.some((file) => /\.map$|test|example|\.eml$/.test(file)));
+  t.strictSame(
+    files.toSorted(),
+    ['CHANGELOG.md', 'LICENSE', 'README.md', ...built, 'dist/milter-stream.1', 'package.json'].toSorted(),
+  );
+  t.notOk(files.some((file) => /\.map$|(^|\/)(test|examples?)\/|\.eml$/.test(file)));
 });
 
 t.test('every entry of exports is there, with its types, and can be imported and required', async (t) => {
-  t.strictSame(ENTRIES, ['.', './codec', './client']);
+  t.strictSame(ENTRIES, ['.', './codec', './client', './testing']);
   for (const entry of ENTRIES) {
     const { types, default: code, ...more } = manifest.exports[entry] as Record<string, string>;
     t.strictSame(more, {}, 'one form for everybody');
@@ -257,9 +260,13 @@ const REVIEWED: Readonly<Record<string, { readonly values: string[]; readonly ty
     ],
   },
   './client': {
-    values: words('Message MilterClient MilterError'),
+    values: words('MailSession Message MilterChain MilterClient MilterError smtpReply'),
     types: words(`
-      ClientMacros ClientMessage ClientOptions ClientPeer Envelope MessageHeader MessageResult MilterErrorCode
-      Modification Outcome Step`),
+      Body ChainedMilter ClientMacros ClientMessage ClientOptions ClientPeer Envelope MessageExtras MessageHeader MessageResult
+      MessageSource MilterErrorCode Modification Outcome SmtpReply StageExtras StageResult Step`),
+  },
+  './testing': {
+    values: words('MilterError testMilter testSession'),
+    types: words('LogLine MilterErrorCode TestMessageOptions TestOptions TestResult TestSession'),
   },
 };

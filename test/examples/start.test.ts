@@ -68,21 +68,19 @@ const HEARD = [
   'body     79 bytes',
   'eob      79 bytes of body in all',
   'abort    after a complete message',
-  'close',
 ];
 
 /** The verdict, and the message before and after. */
 const SHOWN = [
-  'ACCEPT at eob',
+  `${join(root, 'examples/sample.eml')}: DELIVERED at eob`,
   '  <bob@example.com>: accepted',
-  '  <nobody@example.com>: reject 550 5.1.1 There is nobody here of that name',
-  '  chgHeader {"index":1,"name":"Subject","value":"[tested] Lunch on Thursday?"}',
-  '  addHeader {"name":"X-Test-Milter","value":"79 bytes of body"}',
+  '  <nobody@example.com>: rejected, 550 5.1.1 There is nobody here of that name',
+  '- to <nobody@example.com>',
   '  From: Alice Example <alice@example.org>',
   '- Subject: Lunch on Thursday?',
   '+ Subject: [tested] Lunch on Thursday?',
   '+ X-Test-Milter: 79 bytes of body',
-  '  the café at the corner has a new menu. Thursday at noon?',
+  '  … the body is unchanged, 79 bytes',
 ];
 
 /** Each line appears, in this order, alone or as the beginning of one. */
@@ -111,11 +109,13 @@ t.test('npm start stays, tells what to write into the configurations, and stops 
   holdsInOrder(t, program.out(), [
     ...HEARD,
     ...SHOWN,
-    'Listening on inet:',
+    '  ok       it is a milter, and answered the offer within',
+    '  may do        SMFIF_ADDHDRS, SMFIF_CHGHDRS',
     'Postfix, main.cf:',
     '  smtpd_milters = inet:127.0.0.1:',
     'Sendmail, sendmail.mc:',
-    "  INPUT_MAIL_FILTER(`test', `S=inet:",
+    "  INPUT_MAIL_FILTER(`my-milter', `S=inet:",
+    'Listening on inet:',
   ]);
   const port = /smtpd_milters = inet:127\.0\.0\.1:(\d+)\n/.exec(program.out())?.[1];
   t.match(program.out(), `S=inet:${port}@127.0.0.1, F=T, T=S:10s;R:10s;E:5m')`);
@@ -151,14 +151,12 @@ t.test('on a Unix socket it says who can reach it, and what a chrooted smtpd see
   await program.printed('Ctrl-C stops');
   for (const line of [
     `  smtpd_milters = unix:${path}\n`,
-    `  INPUT_MAIL_FILTER(\`test', \`S=unix:${path}, F=T,`,
-    'mode 0666:\n',
-    '  the mail server needs read and write permission on it, and must be able to enter its folder.\n',
-    'A chrooted smtpd cannot see it: listen on a path below /var/spool/postfix',
+    `  INPUT_MAIL_FILTER(\`my-milter', \`S=unix:${path}, F=T,`,
+    'mode 0666',
+    'chroot',
   ]) {
-    t.ok(program.out().includes(line), line);
+    t.ok(program.out().includes(line), line, { printed: program.out() });
   }
-  t.match(program.out(), /The socket belongs to group \S+( \(\d+\))?, mode/);
   program.kill('SIGTERM');
   t.equal(await program.ended, 0);
   t.notOk(existsSync(path), 'the socket is gone');
