@@ -4,6 +4,7 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 
+import { root } from './built.js';
 import { hasFullHostName } from './full-host-name.js';
 
 const SENDMAIL_ROOT = process.env['MILTER_SENDMAIL_ROOT'] ?? '';
@@ -38,6 +39,9 @@ const needed = {
   openssl: [[() => existsSync('/usr/bin/openssl'), 'no openssl: install the Debian package openssl']],
   haproxy: [[() => existsSync('/usr/sbin/haproxy'), 'no HAProxy: install the Debian package haproxy']],
   redis: [[() => existsSync('/usr/bin/redis-server'), 'no Redis: install the Debian package redis-server']],
+  haraka: [
+    [() => existsSync(`${root}examples/haraka/node_modules/Haraka`), 'no Haraka: npm ci --prefix examples/haraka'],
+  ],
   opendkim: [
     [() => existsSync('/usr/sbin/opendkim'), 'no OpenDKIM: install the Debian package opendkim'],
     [() => existsSync('/usr/bin/openssl'), 'no openssl, for its key: install the Debian package openssl'],
@@ -58,6 +62,11 @@ const needed = {
       'no C compiler: install the Debian packages gcc and libc6-dev',
     ],
     [() => existsSync('/usr/include/libmilter/mfapi.h'), 'no libmilter: install the Debian package libmilter-dev'],
+  ],
+  tshark: [[() => existsSync('/usr/bin/tshark'), 'no tshark: install the Debian package tshark']],
+  tcpdump: [
+    [isRoot, 'tcpdump captures for root alone'],
+    [() => existsSync('/usr/bin/tcpdump'), 'no tcpdump: install the Debian package tcpdump'],
   ],
   pymilter: [
     [
