@@ -57,7 +57,9 @@ export type MilterErrorCode =
   /** Listening failed; `cause` has the system's error. */
   | 'ERR_MILTER_LISTEN'
   /** The milter at the other end did what it must not: the client's side. */
-  | 'ERR_MILTER_FILTER';
+  | 'ERR_MILTER_FILTER'
+  /** A file that is no capture, or one that is broken or cut; the message names the place. */
+  | 'ERR_MILTER_CAPTURE';
 
 /** Where something went wrong. All of it is optional; what is known is there. */
 export interface MilterErrorDetails {

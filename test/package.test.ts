@@ -71,7 +71,7 @@ t.test('the package holds what is built from lib/, the texts, and nothing else',
 });
 
 t.test('every entry of exports is there, with its types, and can be imported and required', async (t) => {
-  t.strictSame(ENTRIES, ['.', './codec', './client', './testing']);
+  t.strictSame(ENTRIES, ['.', './codec', './client', './testing', './proxy', './capture']);
   for (const entry of ENTRIES) {
     const { types, default: code, ...more } = manifest.exports[entry] as Record<string, string>;
     t.strictSame(more, {}, 'one form for everybody');
@@ -268,5 +268,19 @@ const REVIEWED: Readonly<Record<string, { readonly values: string[]; readonly ty
   './testing': {
     values: words('MilterError testMilter testSession'),
     types: words('LogLine MilterErrorCode TestMessageOptions TestOptions TestResult TestSession'),
+  },
+  './proxy': {
+    values: words('MilterError Proxy createProxy'),
+    types: words(`
+      CaptureEvent CloseEvent DataEvent Endpoint MilterErrorCode OpenEvent OwnAnswer ProxyContext ProxyEvents ProxyHooks
+      ProxyListenOptions ProxyOptions Side Upstream`),
+  },
+  './capture': {
+    values: words(`
+      Conversation MilterError captureWriter decodeConversation nameOf packetToJson readCapture redactCapture showEndpoint
+      writeCapture`),
+    types: words(`
+      CaptureEvent CaptureFormat CaptureWriter CloseEvent ConversationOptions ConversationRecord DataEvent Endpoint GapEvent
+      MilterErrorCode NoteRecord OpenEvent PacketRecord ProblemEvent ReadCaptureOptions RedactOptions Side Source`),
   },
 };

@@ -1,0 +1,260 @@
+/** Joins the mail server's socket, the milter's, and what is known of their conversation. */
+import { Socket } from 'node:net';
+import type { Duplex } from 'node:stream';
+import type { CaptureEvent, Side } from '../capture/types.js';
+import { commandParser, replyParser } from '../codec/parser.js';
+import { MilterError } from '../errors.js';
+import { readSocket } from '../sockets/shared-reads.js';
+import { endpointsOf } from './endpoints.js';
+import { HookRunner } from './hook-runner.js';
+import type { CheckedProxyOptions } from './options.js';
+import { ProxySession } from './proxy-session.js';
+import { HookedReader, PlainReader, type NoPackets, type Reader } from './reader.js';
+import { plain, trickling, type Pen } from './trickle.js';
+import type { ProxyContext, ProxyHooks } from './types.js';
+
+/** What the proxy is told. */
+export interface Watcher {
+  /** Whether anybody listens to events. */
+  readonly watching: boolean;
+  event(event: CaptureEvent): void;
+  report(error: MilterError): void;
+  closed(): void;
+}
+
+const now = (): number => performance.timeOrigin + performance.now();
+
+export class ProxyConnection {
+  readonly #id: string;
+  readonly #mta: Duplex;
+  readonly #watcher: Watcher;
+  readonly #options: CheckedProxyOptions;
+  readonly #hooks: ProxyHooks | undefined;
+  readonly #session: ProxySession;
+  readonly #pen: Pen;
+  #milter: Duplex | undefined;
+  #commands: Reader;
+  #replies: Reader;
+  /** What came was no packet: from now on bytes are passed on as they come. */
+  #bytesOnly = false;
+  #milterOver = false;
+  #closed = false;
+
+  constructor(id: string, mta: Duplex, hooks: ProxyHooks | undefined, options: CheckedProxyOptions, watcher: Watcher) {
+    this.#id = id;
+    this.#mta = mta;
+    this.#hooks = hooks;
+    this.#options = options;
+    this.#watcher = watcher;
+    this.#pen = options.trickle === undefined ? plain : trickling(options.trickle);
+    const port = {
+      toMta: (bytes: Buffer) => this.#toMta(bytes),
+      report: (error: MilterError) => watcher.report(error),
+      destroy: () => this.destroy(),
+    };
+    this.#session = new ProxySession(port, options.onFailure);
+    [this.#commands, this.#replies] = this.#readers();
+    mta.on('error', (error) => this.#mtaGone(error.message));
+    mta.on('close', () => this.#mtaGone());
+  }
+
+  /** Connects to the milter, and begins. */
+  async start(dial: () => Promise<Duplex> | Duplex): Promise<void> {
+    let failure: MilterError | undefined;
+    try {
+      this.#milter = await dial();
+    } catch (error) {
+      failure = error as MilterError;
+    }
+    this.#tell(() => ({ type: 'open', session: this.#id, time: now(), ...endpointsOf(this.#mta, this.#milter) }));
+    if (this.#closed) {
+      this.#milter?.destroy();
+      return;
+    }
+    if (this.#milter === undefined) this.#session.fail(failure as MilterError);
+    else this.#join(this.#milter);
+    this.#listen(this.#mta, 'mta');
+    this.#mta.on('end', () => this.#mtaEnded());
+  }
+
+  /** Ends both connections at once. */
+  destroy(): void {
+    this.#mta.destroy();
+    this.#milter?.destroy();
+  }
+
+  #join(milter: Duplex): void {
+    milter.on('error', (error) => this.#milterGone(error.message, error));
+    milter.on('end', () => this.#milterGone('it has closed the connection'));
+    milter.on('close', () => this.#milterGone('the connection was closed'));
+    milter.on('drain', () => this.#resume('mta'));
+    this.#mta.on('drain', () => this.#resume('milter'));
+    this.#listen(milter, 'milter');
+  }
+
+  /** Whole packets, as they are; or past the hooks. */
+  #readers(): [commands: Reader, replies: Reader] {
+    const { maxPayload } = this.#options;
+    const session = this.#session;
+    const toMta = (bytes: Buffer): void => this.#toMta(bytes);
+    const toMilter = (bytes: Buffer): void => this.#toMilter(bytes);
+    if (this.#hooks === undefined) {
+      return [
+        new PlainReader(maxPayload, (buffer, start, end) => session.heard(buffer, start, end), toMilter),
+        new PlainReader(maxPayload, (buffer, start, end) => session.said(buffer, start, end), toMta),
+      ];
+    }
+    const ends = { toMta, toMilter, report: (error: MilterError) => this.#watcher.report(error) };
+    const runner = new HookRunner(session, this.#hooks, this.#context(), ends);
+    const lenient = { lenient: true, maxPayload };
+    return [
+      new HookedReader(
+        commandParser(lenient),
+        (packet) => runner.command(packet),
+        () => this.#resume('mta'),
+      ),
+      new HookedReader(
+        replyParser(lenient),
+        (packet) => runner.reply(packet),
+        () => this.#resume('milter'),
+      ),
+    ];
+  }
+
+  #context(): ProxyContext {
+    const session = this.#session;
+    return {
+      id: this.#id,
+      state: new Map(),
+      get agreed() {
+        return session.agreement.milter;
+      },
+      destroy: (reason) => {
+        if (reason !== undefined)
+          this.#watcher.report(new MilterError('ERR_MILTER_CONNECTION', reason.message, { cause: reason }));
+        this.destroy();
+      },
+    };
+  }
+
+  #listen(stream: Duplex, from: Side): void {
+    if (!(stream instanceof Socket)) {
+      stream.on('data', (chunk: Buffer) => {
+        if (!this.#take(from, chunk, chunk.length, false)) stream.pause();
+      });
+      return;
+    }
+    let reused = false;
+    // What hooks are given is theirs to keep.
+    const shared = this.#options.sharedReads && this.#hooks === undefined;
+    reused = readSocket(stream, shared, (chunk, length) => this.#take(from, chunk, length, reused));
+    stream.resume();
+  }
+
+  /** @returns whether more is welcome */
+  #take(from: Side, chunk: Buffer, length: number, reused: boolean): boolean {
+    this.#tell(() => {
+      const bytes = Buffer.from(chunk.subarray(0, length));
+      return { type: 'data', session: this.#id, time: now(), from, bytes };
+    });
+    const reader = from === 'mta' ? this.#commands : this.#replies;
+    if (this.#bytesOnly) {
+      this.#pass(from, reused ? Buffer.from(chunk.subarray(0, length)) : chunk.subarray(0, length));
+    } else {
+      const left = reader.push(chunk, length, reused);
+      if (left !== undefined) this.#noPackets(from, left);
+      else if (from === 'milter') this.#session.settle();
+    }
+    const to = from === 'mta' ? this.#milter : this.#mta;
+    return !reader.busy && to?.writableNeedDrain !== true;
+  }
+
+  /** Bytes pass from now on, in both directions: also what waited for the rest of a packet. */
+  #noPackets(from: Side, { bytes, error }: NoPackets): void {
+    const who = from === 'mta' ? 'mail server' : 'milter';
+    const what = `What the ${who} says is no packet, and bytes are passed on as they come: ${error.message}`;
+    const { code, offset, bytes: first } = error;
+    this.#watcher.report(
+      new MilterError(code, what, { ...(offset !== undefined && { offset }), ...(first && { bytes: first }) }),
+    );
+    this.#bytesOnly = true;
+    const other = from === 'mta' ? 'milter' : 'mta';
+    this.#behind(from, () => this.#pass(from, bytes));
+    this.#behind(other, () => this.#pass(other, this.#readerOf(other).unfinished()));
+  }
+
+  /** Behind what waits for a hook. */
+  #behind(from: Side, act: () => void): void {
+    const reader = this.#readerOf(from);
+    if (reader instanceof HookedReader) reader.after(act);
+    else act();
+  }
+
+  #readerOf(from: Side): Reader {
+    return from === 'mta' ? this.#commands : this.#replies;
+  }
+
+  #pass(from: Side, bytes: Buffer): void {
+    if (bytes.length === 0) return;
+    if (from === 'mta') this.#toMilter(bytes);
+    else this.#toMta(bytes);
+  }
+
+  #toMta(bytes: Buffer): void {
+    if (this.#mta.writable) this.#pen.write(this.#mta, bytes);
+  }
+
+  #toMilter(bytes: Buffer): void {
+    const milter = this.#milter;
+    if (milter?.writable === true) this.#pen.write(milter, bytes);
+  }
+
+  #resume(from: Side): void {
+    const reader = this.#readerOf(from);
+    const [source, to] = from === 'mta' ? [this.#mta, this.#milter] : [this.#milter, this.#mta];
+    if (!reader.busy && to?.writableNeedDrain !== true) source?.resume();
+  }
+
+  /** The mail server says no more. */
+  #mtaEnded(): void {
+    this.#session.quitting = true;
+    this.#behind('mta', () => {
+      if (!this.#bytesOnly) this.#pass('mta', this.#commands.unfinished());
+      const milter = this.#milter;
+      if (milter === undefined || milter.destroyed) this.#pen.end(this.#mta);
+      else this.#pen.end(milter);
+    });
+  }
+
+  #milterGone(why: string, cause?: Error): void {
+    if (this.#closed || this.#milterOver) return;
+    this.#milterOver = true;
+    this.#behind('milter', () => {
+      if (this.#session.quitting || this.#bytesOnly) {
+        if (!this.#bytesOnly) this.#pass('milter', this.#replies.unfinished());
+        this.#pen.end(this.#mta);
+        return;
+      }
+      const what = `The connection to the milter was lost: ${why}`;
+      this.#session.fail(new MilterError('ERR_MILTER_CONNECTION', what, { ...(cause && { cause }) }));
+      this.#resume('mta');
+    });
+    this.#milter?.destroy();
+  }
+
+  #mtaGone(error?: string): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    this.#commands.close();
+    this.#replies.close();
+    // What the milter has not been told yet, QUIT for one, is still on its way.
+    if (error !== undefined) this.#milter?.destroy();
+    else if (this.#milter !== undefined) this.#pen.end(this.#milter);
+    this.#tell(() => ({ type: 'close', session: this.#id, time: now(), ...(error !== undefined && { error }) }));
+    this.#watcher.closed();
+  }
+
+  #tell(event: () => CaptureEvent): void {
+    if (this.#watcher.watching) this.#watcher.event(event());
+  }
+}

@@ -1,0 +1,184 @@
+/**
+ * One connection of a mail server, and the one to the milter behind it. Packets go on as they came; what is known about
+ * them is which of them are answered (P41), so that somebody answers when the milter is gone.
+ */
+import { decodeCommand, decodeReply, encodeReply } from '../codec/index.js';
+import type { NegotiateCommand } from '../codec/commands.js';
+import type { NegotiateReply, Reply } from '../codec/replies.js';
+import { SMFI_VERSION } from '../constants.js';
+import type { MilterError } from '../errors.js';
+import { stageOfLetter, type Stage } from '../stages.js';
+import { Agreement } from './agreement.js';
+import { DueAnswers, type Due } from './due.js';
+import { failureReply, type FailureAction } from './failure.js';
+import type { ProxyOptions } from './types.js';
+
+const CODE = {
+  negotiate: 0x4f, // O
+  quit: 0x51, // Q
+  progress: 0x70, // p
+  skip: 0x73, // s
+};
+
+/** The replies that end the waiting; progress and edits do not. */
+const FINAL = new Set(Buffer.from('cartdyf4s'));
+
+const CONTINUE = encodeReply({ type: 'continue' });
+
+/** The stages by the code of their commands. */
+const STAGE_OF: ReadonlyArray<Stage | undefined> = Array.from({ length: 256 }, (_, code) =>
+  stageOfLetter(String.fromCharCode(code)),
+);
+
+/** What the transport does for a session. */
+export interface Port {
+  /** To the mail server. */
+  toMta(bytes: Buffer): void;
+  /** A failure that the session goes on after, or its last one. */
+  report(error: MilterError): void;
+  /** Ends both connections at once. */
+  destroy(error?: MilterError): void;
+}
+
+export class ProxySession {
+  readonly agreement = new Agreement();
+  /** QUIT has been said, or the mail server has gone. */
+  quitting = false;
+  readonly #port: Port;
+  readonly #onFailure: NonNullable<ProxyOptions['onFailure']>;
+  readonly #due: DueAnswers;
+  /** The milter is gone. */
+  #lost: MilterError | undefined;
+  /** The milter wants no more of this body, which the mail server does not know. */
+  #skipping = false;
+
+  constructor(port: Port, onFailure: NonNullable<ProxyOptions['onFailure']>) {
+    this.#port = port;
+    this.#onFailure = onFailure;
+    this.#due = new DueAnswers((bytes) => port.toMta(bytes));
+  }
+
+  get lost(): boolean {
+    return this.#lost !== undefined;
+  }
+
+  /** The command whose answer the milter owes first. */
+  get asked(): Due['stage'] | undefined {
+    return this.#due.first?.stage;
+  }
+
+  /** A command of the mail server's. @returns whether the milter is to hear it */
+  heard(buffer: Buffer, start: number, end: number): boolean {
+    const code = buffer[start + 4] as number;
+    if (code === CODE.negotiate) {
+      const offer = understood(() => decodeCommand(buffer.subarray(start, end)) as NegotiateCommand);
+      return offer === undefined ? !this.lost : this.offered(offer, offer);
+    }
+    const stage = STAGE_OF[code];
+    if (stage !== undefined) return this.asks(stage);
+    if (code === CODE.quit) this.quitting = true;
+    return !this.lost;
+  }
+
+  /** @returns whether the milter is to hear it */
+  offered(offer: NegotiateCommand, changed: NegotiateCommand): boolean {
+    this.agreement.offered(offer, changed);
+    this.#expect('negotiate', true);
+    return !this.lost;
+  }
+
+  /** A command that is answered, unless it was agreed otherwise. @returns whether the milter is to hear it */
+  asks(stage: Stage): boolean {
+    if (stage !== 'body') this.#skipping = false;
+    const { agreement } = this;
+    const awaited = agreement.isAwaited(stage);
+    const wanted = this.lost || (agreement.isWanted(stage) && !this.#skipping);
+    if (wanted && (this.lost ? awaited : agreement.isAnswered(stage))) this.#expect(stage, awaited);
+    else if (awaited) this.answers(stage, [{ type: 'continue' }]);
+    return wanted && !this.lost;
+  }
+
+  #expect(stage: Due['stage'], awaited: boolean): void {
+    const own = this.lost ? { own: this.#inItsPlace(stage) } : {};
+    this.#due.add({ stage, awaited, milters: !this.lost, ...own });
+  }
+
+  /** The proxy answers, when it is its turn. */
+  answers(stage: Stage | 'negotiate', replies: readonly Reply[]): void {
+    const own = Buffer.concat(replies.map((reply) => encodeReply(reply)));
+    this.#due.add({ stage, awaited: true, milters: false, own });
+  }
+
+  /** What has been said is on its way: now what the proxy has to say behind it. */
+  settle(): void {
+    this.#due.settle();
+  }
+
+  /** A reply of the milter's. @returns whether the mail server is to hear it as it is */
+  said(buffer: Buffer, start: number, end: number): boolean {
+    const code = buffer[start + 4] as number;
+    if (code === CODE.negotiate) {
+      const reply = understood(() => decodeReply(buffer.subarray(start, end)) as NegotiateReply);
+      return reply === undefined || this.agrees(reply, reply);
+    }
+    return FINAL.has(code) ? this.answered(code) : this.says(code);
+  }
+
+  /** @returns whether the mail server is to hear it as it is */
+  agrees(reply: NegotiateReply, changed: NegotiateReply): boolean {
+    this.agreement.agreed(reply, changed);
+    this.#due.done();
+    return true;
+  }
+
+  /** A final reply. @returns whether the mail server is to hear it as it is */
+  answered(code: number): boolean {
+    const due = this.#due.first;
+    if (due === undefined) return true; // unasked: the mail server shall see it, too
+    const forward = due.awaited;
+    if (code === CODE.skip && !this.agreement.mtaKnowsSkip) {
+      this.#skipping = true;
+      if (forward) this.#port.toMta(CONTINUE);
+      this.#due.done();
+      return false;
+    }
+    if (!forward) {
+      this.#due.done();
+      return false;
+    }
+    this.#due.done();
+    return true;
+  }
+
+  /** Progress, or an edit. @returns whether the mail server is to hear it */
+  says(code: number): boolean {
+    const due = this.#due.first;
+    if (due === undefined) return true;
+    if (code !== CODE.progress) due.edited = true;
+    return due.awaited;
+  }
+
+  /** The milter cannot be reached, or has gone. */
+  fail(error: MilterError): void {
+    this.#lost = error;
+    this.#port.report(error);
+    if (this.#onFailure === 'close') this.#port.destroy(error);
+    else this.#due.replace((due) => this.#inItsPlace(due.stage, due.edited));
+  }
+
+  /** What is said for a milter that is gone. It has agreed to nothing, so it is asked about everything. */
+  #inItsPlace(stage: Due['stage'], edited = false): Buffer {
+    if (stage !== 'negotiate') return encodeReply(failureReply(this.#onFailure as FailureAction, stage, edited));
+    const version = Math.min(SMFI_VERSION, this.agreement.offer.version);
+    return encodeReply({ type: 'negotiate', version, actions: 0, protocol: 0 });
+  }
+}
+
+/** A packet that cannot be read passes like any other: whom it is for has to judge it. */
+function understood<T>(decode: () => T): T | undefined {
+  try {
+    return decode();
+  } catch {
+    return undefined;
+  }
+}

@@ -1,0 +1,139 @@
+/** createProxy(): stands between mail servers and a milter, or several. */
+import { EventEmitter } from 'node:events';
+import { createServer, type Server, type Socket } from 'node:net';
+import type { Duplex } from 'node:stream';
+import { parseAddress, type SocketAddress } from '../address.js';
+import { MilterChain, type ChainedMilter } from '../client/chain.js';
+import type { ClientOptions } from '../client/types.js';
+import { MilterError } from '../errors.js';
+import { dial } from '../sockets/dial.js';
+import { listen, type Listening, type ListenOptions } from '../sockets/listen.js';
+import { chainMilter } from './chain-milter.js';
+import { ProxyConnection } from './connection.js';
+import { checkProxyOptions, type CheckedProxyOptions } from './options.js';
+import type { ProxyEvents, ProxyHooks, ProxyOptions } from './types.js';
+
+/**
+ * What is behind a proxy: the address of a milter; several in their order, with the options that MilterChain has; or a
+ * function that gives a stream to a milter for each connection.
+ */
+export type Upstream =
+  | string
+  | ReadonlyArray<string | ChainedMilter>
+  | { readonly milters: ReadonlyArray<string | ChainedMilter>; readonly options: ClientOptions }
+  | (() => Duplex | Promise<Duplex>);
+
+/** Where a proxy listens, and the file of a Unix socket. */
+export type ProxyListenOptions = Partial<ListenOptions>;
+
+type Dial = () => Duplex | Promise<Duplex>;
+
+export class Proxy extends EventEmitter<ProxyEvents> {
+  readonly #dial: Dial;
+  readonly #hooks: ProxyHooks | undefined;
+  readonly #options: CheckedProxyOptions;
+  readonly #connections = new Set<ProxyConnection>();
+  #server: Server | undefined;
+  #listening: Listening | undefined;
+  #count = 0;
+  #idle: (() => void) | undefined;
+  #closing: Promise<void> | undefined;
+
+  constructor(upstream: Upstream, hooks: ProxyHooks | undefined, options: ProxyOptions) {
+    super();
+    this.#options = checkProxyOptions(options);
+    this.#hooks = hooks;
+    this.#dial = dialler(upstream, this.#options);
+  }
+
+  /** Where it listens; with the port that was found for port 0. */
+  get address(): SocketAddress | undefined {
+    return this.#listening?.address;
+  }
+
+  /** How many connections there are. */
+  get connections(): number {
+    return this.#connections.size;
+  }
+
+  /**
+   * Listens for mail servers.
+   * @param address a socket string
+   * @throws MilterError ERR_MILTER_ADDRESS, ERR_MILTER_LISTEN
+   */
+  async listen(address: string, options: ProxyListenOptions = {}): Promise<SocketAddress> {
+    if (this.#server !== undefined) throw new MilterError('ERR_MILTER_SEQUENCE', 'This proxy listens already');
+    const place = parseAddress(address, 'listen');
+    const server = createServer({ pauseOnConnect: true, noDelay: true, keepAlive: true, allowHalfOpen: true });
+    server.on('connection', (socket: Socket) => this.handle(socket));
+    const { backlog = 50, sockChmod = 0o660, sockOwner, sockGroup } = options;
+    this.#listening = await listen(server, place, { backlog, sockChmod, sockOwner, sockGroup });
+    this.#server = server;
+    return this.#listening.address;
+  }
+
+  /** Takes a connection of a mail server: any stream. */
+  handle(mta: Duplex): void {
+    const id = String(++this.#count);
+    const isWatched = (): boolean => this.listenerCount('event') > 0;
+    const connection: ProxyConnection = new ProxyConnection(id, mta, this.#hooks, this.#options, {
+      get watching() {
+        return isWatched();
+      },
+      event: (event) => void this.emit('event', event),
+      report: (error) => void this.emit('sessionError', error, id),
+      closed: () => {
+        this.#connections.delete(connection);
+        if (this.#connections.size === 0) this.#idle?.();
+      },
+    });
+    this.#connections.add(connection);
+    void connection.start(this.#dial);
+  }
+
+  /**
+   * Listens no more, and resolves when the connections that there are have come to their end. A second call ends them at
+   * once.
+   */
+  close(): Promise<void> {
+    if (this.#closing !== undefined) for (const each of this.#connections) each.destroy();
+    return (this.#closing ??= this.#end());
+  }
+
+  async #end(): Promise<void> {
+    this.#server?.close();
+    await this.#listening?.release();
+    if (this.#connections.size > 0) await new Promise<void>((resolve) => (this.#idle = resolve));
+  }
+
+  /** Ends everything at once. */
+  destroy(): Promise<void> {
+    void this.close();
+    return this.close();
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.destroy();
+  }
+}
+
+function dialler(upstream: Upstream, options: CheckedProxyOptions): Dial {
+  if (typeof upstream === 'function') return upstream;
+  if (typeof upstream !== 'string') {
+    const chain = 'milters' in upstream ? upstream : { milters: upstream, options: {} };
+    void new MilterChain(chain.milters, chain.options); // what is wrong with them is said at once
+    return () => chainMilter(chain.milters, chain.options);
+  }
+  const address = parseAddress(upstream, 'connect');
+  return () => dial(address, options);
+}
+
+/**
+ * Stands between a mail server and a milter: what no hook changes passes byte for byte.
+ * @param upstream where the milter is, or several
+ * @param hooks look at each command and reply, change, drop, delay or answer it
+ * @throws MilterError ERR_MILTER_ADDRESS, ERR_MILTER_OPTION
+ */
+export function createProxy(upstream: Upstream, hooks?: ProxyHooks, options: ProxyOptions = {}): Proxy {
+  return new Proxy(upstream, hooks, options);
+}

@@ -1,0 +1,65 @@
+/** What a proxy may be told, and what it tells. */
+import type { CaptureEvent } from '../capture/types.js';
+import type { Command } from '../codec/commands.js';
+import type { OddPacket } from '../codec/parser.js';
+import type { Reply } from '../codec/replies.js';
+import type { MilterError } from '../errors.js';
+
+/** What a hook is told about the connection. The same object for all packets of one: notes may be kept on `state`. */
+export interface ProxyContext {
+  /** Counted from 1 in each proxy. */
+  readonly id: string;
+  /** What the milter has agreed to: SMFIF_ and SMFIP_ bits; undefined before. */
+  readonly agreed: { readonly version: number; readonly actions: number; readonly protocol: number } | undefined;
+  /** For the hooks' own use. */
+  readonly state: Map<string, unknown>;
+  /** Ends both connections at once. */
+  destroy(reason?: Error): void;
+}
+
+/** Answers in the milter's place: nothing is forwarded. Edits may stand before the last one at the end of a message. */
+export interface OwnAnswer {
+  readonly answer: Reply | readonly Reply[];
+}
+
+type Sooner<T> = T | PromiseLike<T>;
+
+export interface ProxyHooks {
+  /**
+   * Each command of the mail server, in order; the next one waits for a promise.
+   * @returns undefined, or the same object: it is forwarded byte for byte; another command: that one; false: it is dropped,
+   *   and answered with `continue` where an answer is expected; an answer
+   */
+  command?(command: Command | OddPacket, context: ProxyContext): Sooner<Command | OddPacket | OwnAnswer | false | void>;
+  /**
+   * Each reply of the milter, in order.
+   * @returns undefined, or the same object: it is forwarded byte for byte; another reply, or several: those; false: it is
+   *   dropped, and a final one becomes `continue`
+   */
+  reply?(reply: Reply | OddPacket, context: ProxyContext): Sooner<Reply | OddPacket | readonly Reply[] | false | void>;
+}
+
+export interface ProxyOptions {
+  /**
+   * What the mail server hears where the milter cannot be reached, or goes away: `tempfail` (default), `reject`, `accept`,
+   * `shutdown` (421, which ends the SMTP session), or `close`: the connection is closed, and the mail server's own default
+   * action decides.
+   */
+  onFailure?: 'tempfail' | 'reject' | 'accept' | 'shutdown' | 'close' | undefined;
+  /** How long connecting to the milter may take, in ms. Default 10,000. */
+  connectTimeout?: number | undefined;
+  /** Most bytes of a packet that is looked at, the code not counted. Default 1,048,575, the most that can be agreed. */
+  maxPayload?: number | undefined;
+  /** Read all connections into one buffer, which saves processor time. Default true where there are no hooks. */
+  sharedReads?: boolean | undefined;
+  /** Write in pieces of so many bytes, each in a packet of its own, to see how the other side takes it. Default: not. */
+  trickle?: number | undefined;
+}
+
+/** Options of several milters behind one proxy: those of the client, which see MilterChain. */
+export interface ProxyEvents {
+  /** Everything that is said on either side, as it was said, and the beginning and end of each connection. */
+  event: [event: CaptureEvent];
+  /** A connection to the milter failed, a hook threw, or what came is no packet. */
+  sessionError: [error: MilterError, id: string];
+}
