@@ -40,7 +40,7 @@ export type MilterErrorCode =
   | 'ERR_MILTER_DETACHED'
   /** Nothing came for too long. */
   | 'ERR_MILTER_TIMEOUT'
-  /** The message was aborted by the mail server: the reason of `signal`. */
+  /** The message was aborted by the mail server: the reason of `signal`. The client: its caller's signal was. */
   | 'ERR_MILTER_ABORTED'
   /** The connection was lost, or closed in the middle of a message. */
   | 'ERR_MILTER_CONNECTION'

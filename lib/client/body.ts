@@ -2,8 +2,6 @@
  * A message's body: pieces that are held once, however many milters look at them. One that comes from a stream is read
  * when the first milter is shown it, as fast as that takes it, and never twice.
  */
-import { BufferList } from 'bl';
-
 export class Body {
   /** What is there, in order. */
   readonly pieces: Buffer[] = [];
@@ -24,16 +22,39 @@ export class Body {
   }
 
   /**
-   * The body cut into chunks of one size, the last one smaller. A chunk that lies within one piece is a view of it.
+   * The body cut into chunks of one size, the last one smaller. What is cut stays cut: the next reader gets the same
+   * memory, and so does whoever has kept a chunk.
    * @throws what the stream fails with
    */
   async *chunks(size: number): AsyncGenerator<Buffer> {
-    const waiting = new BufferList();
     for (let next = 0; next < this.pieces.length || (await this.#more()); next++) {
-      waiting.append(this.pieces[next] as Buffer);
-      while (waiting.length >= size) yield take(waiting, size);
+      while (this.#lengthFrom(next, size) < size && (await this.#more()));
+      yield this.#cut(next, size);
     }
-    if (waiting.length > 0) yield take(waiting, waiting.length);
+  }
+
+  /** The bytes from a piece on, as far as it matters. */
+  #lengthFrom(index: number, enough: number): number {
+    let length = 0;
+    for (let i = index; i < this.pieces.length && length < enough; i++) length += (this.pieces[i] as Buffer).length;
+    return length;
+  }
+
+  /** Makes a piece one of a size, of itself and what follows. */
+  #cut(index: number, size: number): Buffer {
+    const parts: Buffer[] = [];
+    let length = 0;
+    for (let i = index; i < this.pieces.length && length < size; i++) {
+      parts.push(this.pieces[i] as Buffer);
+      length += (this.pieces[i] as Buffer).length;
+    }
+    const all = parts.length === 1 ? (parts[0] as Buffer) : Buffer.concat(parts);
+    const chunk = all.subarray(0, size);
+    const rest = all.subarray(size);
+    // A small rest must not hold on to the memory of all.
+    const left = rest.length === 0 ? [] : [rest.length < size ? Buffer.from(rest) : rest];
+    this.pieces.splice(index, parts.length, chunk, ...left);
+    return chunk;
   }
 
   /** Reads what is left of the stream. @throws what it fails with */
@@ -64,10 +85,4 @@ export class Body {
     }
     return this.pieces.length > before;
   }
-}
-
-function take(waiting: BufferList, size: number): Buffer {
-  const chunk = waiting.slice(0, size);
-  waiting.consume(size);
-  return chunk;
 }

@@ -19,10 +19,11 @@ export interface Server {
   readonly ownHeaders: string | Uint8Array;
   /** It sends macros that nobody has given it. */
   readonly ownMacros: boolean;
+  readonly signal: AbortSignal | undefined;
 }
 
-export function serverOf({ like, ownHeaders, ownMacros }: CheckedClientOptions): Server {
-  return { model: MODELS[like], ownHeaders, ownMacros };
+export function serverOf({ like, ownHeaders, ownMacros, signal }: CheckedClientOptions): Server {
+  return { model: MODELS[like], ownHeaders, ownMacros, signal };
 }
 
 /** @throws what the message's stream fails with; MilterError where a milter fails without a default action */
@@ -30,7 +31,7 @@ export async function playContent(
   transaction: Transaction,
   filters: readonly Filter[],
   original: Message,
-  { model, ownHeaders }: Server,
+  { model, ownHeaders }: Pick<Server, 'model' | 'ownHeaders'>,
 ): Promise<MessageResult> {
   const message = original.copy();
   wear(message, model, ownHeaders);

@@ -109,17 +109,17 @@ export class Conversation {
     return this.#errorAt(stage);
   }
 
-  /** Says goodbye; resolves when the connection is closed, by the milter or, after the timeout, by us. */
-  async end(timeout: number): Promise<void> {
-    if (this.#failure !== undefined) return;
-    await new Promise<void>((resolve) => {
+  /** Says goodbye; resolves when the connection is closed, by the milter (true) or, after the timeout, by us (false). */
+  async end(timeout: number): Promise<boolean> {
+    if (this.#failure !== undefined) return true;
+    return new Promise<boolean>((resolve) => {
       const timer = setTimeout(() => {
         this.#stream.destroy();
-        resolve();
+        resolve(false);
       }, timeout);
       this.#stream.once('close', () => {
         clearTimeout(timer);
-        resolve();
+        resolve(true);
       });
       this.#stream.end(encodeCommand({ type: 'quit' }));
     });
@@ -161,7 +161,7 @@ export class Conversation {
   #errorAt(stage: string): MilterError {
     const { code, message, details } = this.#failure as Failure;
     const text = code === 'ERR_MILTER_ABORTED' ? `${message} at ${stage}` : `The milter failed at ${stage}: ${message}`;
-    return (this.#error ??= new MilterError(code, text, { ...details, stage }));
+    return (this.#error ??= new MilterError(code, text, { packet: stage, ...details, stage }));
   }
 
   /** Waits until a probe finds something, no longer than the timeout, and not beyond the failure. */

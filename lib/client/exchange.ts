@@ -192,7 +192,20 @@ export class Exchange {
         return this.#refusal(stage, reply.text);
       default:
     }
-    throw this.#wrong(stage, reply, `It answered ${reply.type}, which is no answer to that`);
+    throw this.#wrong(stage, reply, `It answered ${reply.type}, expected was ${this.#expected(stage)}`);
+  }
+
+  /** What would have been an answer. */
+  #expected(stage: Stage): string {
+    const early = stage === 'connect' || stage === 'helo';
+    return [
+      'continue, accept, reject, tempFail',
+      ...(early ? [] : ['discard']),
+      ...(stage === 'body' ? ['skip'] : []),
+      ...(stage === 'eob' ? ['progress, edits'] : []),
+      ...(this.#isPostfix ? ['shutdown'] : []),
+      'replyCode',
+    ].join(', ');
   }
 
   #refusal(stage: Stage, text: string): Answer {

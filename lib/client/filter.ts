@@ -2,6 +2,7 @@
  * One milter in the eyes of a mail server: its connection, what it has said about the SMTP session and the message, and
  * what stands in for its answers once it has failed.
  */
+import { setMaxListeners } from 'node:events';
 import type { Duplex } from 'node:stream';
 import { parseAddress, type SocketAddress } from '../address.js';
 import {
@@ -47,6 +48,8 @@ export class Filter {
   readonly #target: SocketAddress | Duplex;
   #conversation: Conversation | undefined;
   #exchange: Exchange | undefined;
+  /** What open() is at work for; another one, once nobody waits for it any more. */
+  #opening: object | undefined;
   /** A message has been begun that the milter has not been told the end of. */
   #inMessage = false;
 
@@ -93,10 +96,19 @@ export class Filter {
     this.standing = undefined;
     this.finished = undefined;
     this.#inMessage = false;
+    this.agreed = undefined;
     const { signal } = this.options;
+    const opening = (this.#opening = {});
     try {
-      this.#conversation = new Conversation(await this.#dial());
+      const stream = await this.#dial();
+      if (this.#opening !== opening) {
+        stream.destroy();
+        throw new MilterError('ERR_MILTER_CONNECTION', 'quit() was called', { stage: 'negotiate' });
+      }
+      this.#conversation = new Conversation(stream);
       if (signal?.aborted === true) this.#interrupted();
+      // There may be many clients with one signal, and that is no leak.
+      if (signal !== undefined) setMaxListeners(0, signal);
       signal?.addEventListener('abort', this.#interrupted, { once: true });
       this.agreed = await negotiate(this.#conversation, this.options);
     } catch (error) {
@@ -179,13 +191,14 @@ export class Filter {
     this.#release()?.destroy();
   }
 
-  /** Says goodbye; resolves when the connection is closed. */
-  async quit(): Promise<void> {
-    await this.#release()?.end(this.options.commandTimeout);
+  /** Says goodbye; resolves when the connection is closed. @returns whether the milter has closed it, not we */
+  async quit(): Promise<boolean> {
+    return (await this.#release()?.end(this.options.commandTimeout)) ?? true;
   }
 
   #release(): Conversation | undefined {
     const conversation = this.#conversation;
+    this.#opening = undefined;
     this.#conversation = undefined;
     this.#exchange = undefined;
     this.standing = undefined;

@@ -3,9 +3,10 @@
  * milter by milter, the whole message, each seeing what the one before has left. So do both Postfix (milter_conn_event()
  * and its like, milter_message()) and Sendmail (milter_data()).
  */
+import { setMaxListeners, type EventEmitter } from 'node:events';
 import { SMFIP_RCPT_REJ } from '../constants.js';
 import type { SmtpReply } from '../codec/smtp-reply.js';
-import { MilterError } from '../errors.js';
+import { MilterError, show } from '../errors.js';
 import type { StageCommand } from '../stages.js';
 import { playContent, type Server } from './content.js';
 import { smtpReply } from './default-action.js';
@@ -21,7 +22,7 @@ import {
   refusalMacros,
   type FullPeer,
 } from './macros.js';
-import { isByteSource } from './message-source.js';
+import { isByteSource, untilAborted } from './message-source.js';
 import { Message } from './message.js';
 import { Transaction, type Decision } from './transaction.js';
 import {
@@ -52,6 +53,8 @@ export abstract class MailSession {
   /** Connections are made, and an SMTP client has been told of. */
   #opened = false;
   #greeted = false;
+  /** Ends the reading of a message's stream. */
+  #reading: AbortController | undefined;
   #busy = false;
 
   /** @param macros for every command */
@@ -185,7 +188,9 @@ export abstract class MailSession {
       }
       if (transaction.envelope.to.length === 0)
         throw new MilterError('ERR_MILTER_SEQUENCE', 'A message needs a recipient that was not refused: rcpt() first');
-      return this.#finish(transaction, await messageOf(source));
+      return this.#interruptible(undefined, source, async () =>
+        this.#finish(transaction, await this.#messageOf(source)),
+      );
     });
   }
 
@@ -204,24 +209,22 @@ export abstract class MailSession {
   send(mail: ClientMessage): Promise<MessageResult> {
     return this.#alone(async () => {
       this.#connected();
-      const { signal } = mail;
-      const interrupt = (): void => this.#filters.forEach((filter) => filter.interrupt(signal?.reason));
-      if (signal?.aborted === true) interrupt();
-      signal?.addEventListener('abort', interrupt, { once: true });
-      try {
-        return await this.#send(mail);
-      } finally {
-        signal?.removeEventListener('abort', interrupt);
-      }
+      checkMail(mail);
+      return this.#interruptible(mail.signal, mail.message, () => this.#send(mail));
     });
   }
 
-  /** Says goodbye; resolves when the connections are closed, by us where a milter has not done so within commandTimeout. */
-  async quit(): Promise<void> {
+  /**
+   * Says goodbye; resolves when the connections are closed, by us where a milter has not done so within commandTimeout.
+   * @returns whether all have closed theirs themselves
+   */
+  async quit(): Promise<boolean> {
     this.#opened = false;
     this.#greeted = false;
     this.#transaction = undefined;
-    await Promise.all(this.#filters.map((filter) => filter.quit()));
+    this.#reading?.abort(new Error('quit() was called'));
+    const closed = await Promise.all(this.#filters.map((filter) => filter.quit()));
+    return closed.every(Boolean);
   }
 
   /** One thing at a time: a reply belongs to the one command before it. */
@@ -238,7 +241,9 @@ export abstract class MailSession {
   /** In the order of the milters, and all at the same time. */
   async #open(): Promise<void> {
     if (this.#opened) return;
-    await Promise.all(this.#filters.map((filter) => filter.open()));
+    const opened = await Promise.allSettled(this.#filters.map((filter) => filter.open()));
+    const failed = opened.find(({ status }) => status === 'rejected') as PromiseRejectedResult | undefined;
+    if (failed !== undefined) throw failed.reason;
     this.#opened = true;
   }
 
@@ -246,6 +251,43 @@ export abstract class MailSession {
     this.#opened = false;
     this.#greeted = false;
     for (const filter of this.#filters) filter.drop();
+  }
+
+  /**
+   * Does what a signal may end, the client's or one of its own: then the milters hear no more, and the stream of the message
+   * is not waited for.
+   */
+  async #interruptible<T>(own: AbortSignal | undefined, source: unknown, go: () => Promise<T>): Promise<T> {
+    const reading = (this.#reading = new AbortController());
+    const signals = [own, this.#server.signal].filter((signal) => signal !== undefined);
+    const stops = signals.map((signal) => (): void => {
+      reading.abort(signal.reason);
+      for (const filter of this.#filters) filter.interrupt(signal.reason);
+    });
+    // A stream that fails before anybody reads it says so again when it is read.
+    const failing = isByteSource(source) && 'on' in source ? (source as unknown as EventEmitter) : undefined;
+    failing?.on('error', ignore);
+    try {
+      for (const [i, signal] of signals.entries()) {
+        setMaxListeners(0, signal);
+        signal.addEventListener('abort', stops[i] as () => void, { once: true });
+        if (signal.aborted) {
+          stops[i]?.();
+          throw new MilterError('ERR_MILTER_ABORTED', 'The caller has given up', { cause: signal.reason });
+        }
+      }
+      return await go();
+    } finally {
+      for (const [i, signal] of signals.entries()) signal.removeEventListener('abort', stops[i] as () => void);
+      failing?.off('error', ignore);
+      this.#reading = undefined;
+    }
+  }
+
+  #messageOf(source: MessageSource | Message): Message | Promise<Message> {
+    if (source instanceof Message) return source;
+    if (!isByteSource(source)) return Message.parse(source);
+    return Message.read(untilAborted(source, (this.#reading as AbortController).signal));
   }
 
   #connected(): void {
@@ -361,7 +403,6 @@ export abstract class MailSession {
   }
 
   async #send(mail: ClientMessage): Promise<MessageResult> {
-    if (mail.to.length === 0) throw new MilterError('ERR_MILTER_ARGUMENT', 'A message needs a recipient: to is empty');
     const { from, fromArgs = [], to, toArgs = [], refused = [] } = mail;
     // What can be looked at is: a message that is none must not be begun.
     const message = isByteSource(mail.message) ? undefined : Message.parse(mail.message);
@@ -378,7 +419,7 @@ export abstract class MailSession {
         for (const filter of this.#filters) await this.#tellRefused(transaction, filter, address, toArgs, reply);
       }
       if (transaction.envelope.to.length === 0) return this.#decided(transaction, message);
-      return await this.#finish(transaction, message ?? (await messageOf(mail.message)));
+      return await this.#finish(transaction, message ?? (await this.#messageOf(mail.message)));
     } finally {
       await this.#endTransaction();
     }
@@ -420,9 +461,17 @@ export abstract class MailSession {
   }
 }
 
-function messageOf(source: MessageSource | Message): Message | Promise<Message> {
-  if (source instanceof Message) return source;
-  return isByteSource(source) ? Message.read(source) : Message.parse(source);
+function ignore(): void {}
+
+/** @throws MilterError ERR_MILTER_ARGUMENT */
+function checkMail({ from, to }: ClientMessage): void {
+  if (typeof from !== 'string')
+    throw new MilterError('ERR_MILTER_ARGUMENT', `from must be a string, got ${show(from)}`);
+  if (!Array.isArray(to)) throw new MilterError('ERR_MILTER_ARGUMENT', `to must be a list, got ${show(to)}`);
+  if (to.length === 0) throw new MilterError('ERR_MILTER_ARGUMENT', 'A message needs a recipient: to is empty');
+  const odd = (to as unknown[]).find((address) => typeof address !== 'string');
+  if (odd !== undefined || (to as unknown[]).includes(undefined))
+    throw new MilterError('ERR_MILTER_ARGUMENT', `to must be a list of strings, and has ${show(odd)}`);
 }
 
 function resultOf({ outcome, reply, hangUp, error }: Answer, milter: string): StageResult {

@@ -30,34 +30,63 @@ export function crlf(bytes: Buffer, after = 0): Buffer {
   return Buffer.from(joined, 'latin1');
 }
 
+/**
+ * What a stream gives, until the signal is aborted: then whatever is waited for rejects, though the stream may never say
+ * another word.
+ */
+export function untilAborted(source: ByteSource, signal: AbortSignal): ByteSource {
+  const iterator = source[Symbol.asyncIterator]();
+  let giveUp!: (error: MilterError) => void;
+  const aborted = new Promise<never>((_resolve, reject) => (giveUp = reject));
+  const stop = (): void => {
+    aborted.catch(() => {}); // perhaps nobody is waiting
+    giveUp(new MilterError('ERR_MILTER_ABORTED', 'The caller has given up', { cause: signal.reason }));
+    // A generator that waits for something itself ends only after that, if ever; a stream can be told.
+    (source as { destroy?: () => void }).destroy?.();
+  };
+  signal.addEventListener('abort', stop, { once: true });
+  return {
+    [Symbol.asyncIterator]: () => ({
+      next: () => Promise.race([iterator.next(), aborted]),
+      async return() {
+        signal.removeEventListener('abort', stop);
+        if (!signal.aborted) await iterator.return?.();
+        return { done: true, value: undefined };
+      },
+    }),
+  };
+}
+
 /** The headers of a stream with the empty line behind them, and the pieces that follow. */
 export async function readHead(source: ByteSource): Promise<{ head: Buffer; rest: AsyncIterator<Buffer> }> {
   const pieces = withCrlf(source);
-  let head: Buffer = Buffer.alloc(0);
-  let end = -1;
-  for (let scanned = 0; end < 0; scanned = Math.max(0, head.length - 2)) {
+  const parts: Buffer[] = [];
+  // The last bytes of what came before, where an empty line may have begun.
+  let tail: Buffer = Buffer.from('\n');
+  for (let length = 0; ;) {
     const { done, value } = await pieces.next();
-    if (done === true) return { head, rest: pieces };
-    head = head.length === 0 ? value : Buffer.concat([head, value]);
-    end = headEnd(head, scanned);
+    if (done === true) break;
+    const seen = Buffer.concat([tail, value]);
+    const end = emptyLineEnd(seen);
+    parts.push(value);
+    if (end >= 0) {
+      const all = Buffer.concat(parts);
+      const at = length + end - tail.length;
+      return { head: all.subarray(0, at), rest: startingWith(all.subarray(at), pieces) };
+    }
+    length += value.length;
+    tail = seen.subarray(-2);
   }
-  return { head: head.subarray(0, end), rest: startingWith(head.subarray(end), pieces) };
+  return { head: Buffer.concat(parts), rest: pieces };
 }
 
-/** Where the empty line ends; -1 where there is none yet. */
-function headEnd(bytes: Buffer, from: number): number {
-  const first = emptyLine(bytes, 0);
-  if (first > 0) return first;
-  for (let at = bytes.indexOf(0x0a, from); at >= 0; at = bytes.indexOf(0x0a, at + 1)) {
-    const end = emptyLine(bytes, at + 1);
-    if (end > 0) return end;
+/** Where the first empty line ends; -1 where there is none. */
+function emptyLineEnd(bytes: Buffer): number {
+  for (let at = bytes.indexOf(0x0a); at >= 0; at = bytes.indexOf(0x0a, at + 1)) {
+    if (bytes[at + 1] === 0x0a) return at + 2;
+    if (bytes[at + 1] === 0x0d && bytes[at + 2] === 0x0a) return at + 3;
   }
   return -1;
-}
-
-function emptyLine(bytes: Buffer, at: number): number {
-  if (bytes[at] === 0x0a) return at + 1;
-  return bytes[at] === 0x0d && bytes[at + 1] === 0x0a ? at + 2 : -1;
 }
 
 /** No generator: one that has not begun yet would not pass its return() on. */

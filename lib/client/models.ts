@@ -24,6 +24,7 @@
  */
 import { toBytes } from '../codec/text.js';
 import { bareAddress } from '../envelope.js';
+import { crlf } from './message-source.js';
 import { Message, makeHeader, type MessageHeader } from './message.js';
 
 /** Which mail server to behave like. */
@@ -102,13 +103,30 @@ const RECIPIENTS = /^((resent-)?(to|cc)|apparently-to)$/i;
 /** Its H_RESENT: sent on only in a message that came with one of them. */
 const RESENT = /^resent-(sender|from|reply-to|to|cc|bcc|message-id|date)$/i;
 
+/** Whatever is treated in a way of its own. */
+const SPECIAL = /^(return-path|full-name|content-length|bcc|resent-.*)$/i;
+
+interface Known {
+  /** The message came with a Resent- header. */
+  readonly wasResent: boolean;
+  /** It has a header with recipients. */
+  readonly named: boolean;
+}
+
+function knowing(headers: readonly MessageHeader[]): Known {
+  return {
+    wasResent: headers.some((each) => RESENT.test(each.name) && each.bytes.length > 0),
+    named: headers.some((each) => RECIPIENTS.test(each.name)),
+  };
+}
+
 /** A header as Sendmail holds it: without bytes if it is not sent on. */
-function held(headers: readonly MessageHeader[], header: MessageHeader): MessageHeader {
+function held(headers: readonly MessageHeader[] | Known, header: MessageHeader): MessageHeader {
   const { name } = header;
-  const wasResent = headers.some((each) => RESENT.test(each.name) && each.bytes.length > 0);
+  if (!SPECIAL.test(name)) return header;
+  const { wasResent, named } = 'named' in headers ? headers : knowing(headers);
   if (KEPT.test(name) || (RESENT.test(name) && !wasResent)) return { ...header, bytes: NOTHING };
   if (!BCC.test(name)) return header;
-  const named = headers.some((each) => RECIPIENTS.test(each.name));
   return { ...header, bytes: named ? NOTHING : toBytes(`${name}:\r\n`) };
 }
 
@@ -124,7 +142,8 @@ const sendmail: Model = {
   taken(headers) {
     const hasDefault = (name: string): boolean => SENDMAIL_OWN.slice(2).some((each) => same(each, name));
     const all = headers.filter(({ name, value }) => value.trim() !== '' || !hasDefault(name));
-    return all.map((header) => held(all, header));
+    const known = knowing(all);
+    return all.map((header) => held(known, header));
   },
   insert: ({ headers }, index, header) => void headers.splice(index + 1, 0, held(headers, header)),
   add({ headers }, header) {
@@ -187,9 +206,16 @@ export function milterHeader(name: string, value: string, leadingSpace: boolean)
 
 /** A new body as the next milter hears it: each line ends in CRLF, in Postfix the last one as well. */
 export function settledBody(pieces: readonly Buffer[], model: Model): readonly Buffer[] {
-  const text = Buffer.concat(pieces).toString('latin1');
-  const settled = [Buffer.from(text.replace(/(?<!\r)\n/g, '\r\n'), 'latin1')];
+  const whole = Buffer.concat(pieces);
+  const settled = [hasBareLf(whole) ? crlf(whole) : whole];
   return model.endsBodies ? endedBody(settled) : settled;
+}
+
+function hasBareLf(bytes: Buffer): boolean {
+  for (let at = bytes.indexOf(0x0a); at >= 0; at = bytes.indexOf(0x0a, at + 1)) {
+    if (bytes[at - 1] !== 0x0d) return true;
+  }
+  return false;
 }
 
 /** A new body as it is sent on. */
@@ -199,6 +225,6 @@ export function endedBody(pieces: readonly Buffer[]): readonly Buffer[] {
 }
 
 /** Nobody gets a message twice, whatever letters the address is written in. */
-export function isSameRecipient(a: string, b: string): boolean {
-  return same(bareAddress(a), bareAddress(b));
+export function recipientKey(address: string): string {
+  return bareAddress(address).toLowerCase();
 }

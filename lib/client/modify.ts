@@ -4,7 +4,7 @@ import * as c from '../constants.js';
 import { bareAddress } from '../envelope.js';
 import { Body } from './body.js';
 import type { Message } from './message.js';
-import { isSameRecipient, milterHeader, settle, settledBody, type Model } from './models.js';
+import { recipientKey, milterHeader, settle, settledBody, type Model } from './models.js';
 
 /** The replies that change a message. */
 export type Modification = Extract<
@@ -61,6 +61,7 @@ export function applyModifications(
   { leadingSpace, model }: ModifyOptions,
 ): string | undefined {
   let quarantined: string | undefined;
+  let known: Set<string> | undefined;
   const body: Buffer[] = [];
   for (const change of modifications) {
     switch (change.type) {
@@ -78,10 +79,13 @@ export function applyModifications(
       }
       case 'addRcpt':
       case 'addRcptPar':
-        if (!envelope.to.some((to) => isSameRecipient(to, change.address))) envelope.to.push(change.address);
+        known ??= new Set(envelope.to.map(recipientKey));
+        if (!known.has(recipientKey(change.address))) envelope.to.push(change.address);
+        known.add(recipientKey(change.address));
         break;
       case 'delRcpt':
         envelope.to = envelope.to.filter((to) => bareAddress(to) !== bareAddress(change.address));
+        known = undefined;
         break;
       case 'chgFrom':
         envelope.from = change.address;

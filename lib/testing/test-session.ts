@@ -5,11 +5,13 @@ import type {
   ClientMessage,
   ClientOptions,
   ClientPeer,
+  MessageExtras,
   MessageResult,
   MessageSource,
   StageExtras,
   StageResult,
 } from '../client/types.js';
+import type { Message } from '../client/message.js';
 import { bracketAddress } from '../envelope.js';
 import type { MilterError } from '../errors.js';
 import type { SessionStream } from '../session/duplex.js';
@@ -60,20 +62,24 @@ export class TestSession extends MilterClient {
     return this.#parts.witness.logs;
   }
 
-  override async connect(peer?: ClientPeer): Promise<StageResult> {
-    return (this.#greeting = await this.#seen(super.connect(peer)));
+  override open(): Promise<void> {
+    return this.#seen(super.open());
   }
 
-  override async nextSession(peer?: ClientPeer): Promise<StageResult> {
-    return (this.#greeting = await this.#seen(super.nextSession(peer)));
+  override async connect(peer?: ClientPeer, extras?: StageExtras): Promise<StageResult> {
+    return (this.#greeting = await this.#seen(super.connect(peer, extras)));
   }
 
-  override helo(name: string): Promise<StageResult> {
-    return this.#seen(super.helo(name));
+  override async nextSession(peer?: ClientPeer, extras?: StageExtras): Promise<StageResult> {
+    return (this.#greeting = await this.#seen(super.nextSession(peer, extras)));
   }
 
-  override unknown(line: string): Promise<StageResult> {
-    return this.#seen(super.unknown(line));
+  override helo(name: string, extras?: StageExtras): Promise<StageResult> {
+    return this.#seen(super.helo(name, extras));
+  }
+
+  override unknown(line: string, extras?: StageExtras): Promise<StageResult> {
+    return this.#seen(super.unknown(line, extras));
   }
 
   override mailFrom(address: string, args?: readonly string[], extras?: StageExtras): Promise<StageResult> {
@@ -88,12 +94,12 @@ export class TestSession extends MilterClient {
     return this.#seen(super.refusedRcpt(bracketAddress(address), reply));
   }
 
-  override data(): Promise<StageResult> {
-    return this.#seen(super.data());
+  override data(extras?: StageExtras): Promise<StageResult> {
+    return this.#seen(super.data(extras));
   }
 
-  override message(source: MessageSource): Promise<MessageResult> {
-    return this.#seen(super.message(source));
+  override message(source: MessageSource | Message, extras?: MessageExtras): Promise<MessageResult> {
+    return this.#seen(super.message(source, extras));
   }
 
   override abort(): Promise<void> {
@@ -102,13 +108,15 @@ export class TestSession extends MilterClient {
 
   override send(mail: ClientMessage): Promise<MessageResult> {
     const { from, to, refused = [] } = mail;
+    if (typeof from !== 'string' || !Array.isArray(to)) return super.send(mail); // which says what is wrong
     const all = { from: bracketAddress(from), to: to.map(bracketAddress), refused: refused.map(bracketAddress) };
     return this.#seen(super.send({ ...mail, ...all }));
   }
 
   /** The same as close(). */
-  override quit(): Promise<void> {
-    return this.close();
+  override async quit(): Promise<boolean> {
+    await this.close();
+    return true;
   }
 
   /**

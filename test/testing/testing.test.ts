@@ -315,3 +315,38 @@ t.test('a mistake of the test itself is what it is', async (t) => {
   await t.rejects(session.connect(), { code: 'ERR_MILTER_SEQUENCE' });
   await session.close();
 });
+
+t.test('a test session hands on what MilterClient takes besides, and refuses what it refuses', async (t) => {
+  const seen: string[] = [];
+  class Seeing extends MilterProtocol {
+    override helo() {
+      seen.push(`helo ${this.macro('h')}`);
+    }
+    override unknown() {
+      seen.push(`unknown ${this.macro('h')}`);
+    }
+    override data() {
+      seen.push(`data ${this.macro('d')}`);
+    }
+    override eob() {
+      seen.push(`eob ${this.macro('i')}`);
+    }
+  }
+  const session = await testSession(Seeing);
+  await session.open();
+  await session.helo('x', { macros: { helo: { h: '1' } } });
+  await session.unknown('FOO', { macros: { helo: { h: '2' } } });
+  await session.mailFrom('a');
+  await session.rcpt('b');
+  await session.data({ macros: { data: { d: '3' } } });
+  const { message } = await session.message('A: 1\n', { macros: { eob: { i: '4' } }, ownHeaders: 'Received: x\r\n' });
+  t.equal(String(message), 'Received: x\r\nA: 1\r\n');
+  t.strictSame(seen.slice(1), ['helo 1', 'unknown 1', 'data 3', 'eob 4']);
+  await session.nextSession({}, { macros: { helo: { h: '5' } } });
+  t.equal(seen.at(-1), 'helo 5');
+  t.equal(await session.quit(), true);
+  await t.rejects(testMilter(Seeing, 'A: 1\n', { to: 'x@y' as never }), {
+    code: 'ERR_MILTER_ARGUMENT',
+    message: 'to must be a list, got "x@y"',
+  });
+});
