@@ -2,6 +2,7 @@
 import { formatAddress, parseAddress } from '../address.js';
 import { MilterError } from '../errors.js';
 import type { Command, Io } from './command.js';
+import { peerOf } from './envelope.js';
 import { EXIT, exitOf } from './exit.js';
 import { examine, type Examination, type Patient } from './examination.js';
 import type { Finding } from './finding.js';
@@ -9,6 +10,7 @@ import { hintLines, hintsFor, QUEUE_DIRECTORY, type Hints } from './hints.js';
 import { plain, plainError } from './plain.js';
 import { inspectSocket, type Inspection } from './socket-file.js';
 import { jsonLine, milliseconds, paintFor, printable, count } from './terminal.js';
+import { MAX_MS } from './values.js';
 
 /** It works, but not as it should. */
 const PROBLEMS = 1;
@@ -33,10 +35,10 @@ export const doctor: Command = {
     {
       name: 'timeout',
       value: 'TIME',
-      text: 'How long to wait for a connection and for each answer: 500ms, 30s (default).',
+      text: 'How long to wait for a connection and for each answer: 500ms, 30s (default). A message may take ten times as long altogether.',
     },
     { name: 'hostname', value: 'NAME', text: 'Name of the SMTP client. Default localhost.' },
-    { name: 'address', value: 'IP', text: 'Address of the SMTP client. Default 127.0.0.1.' },
+    { name: 'address', value: 'IP', text: 'Address of the SMTP client, or a path. Default 127.0.0.1.' },
     { name: 'user', value: 'NAME', text: 'User of the mail server. Default postfix.' },
     { name: 'queue-directory', value: 'DIR', text: `Where smtpd is chrooted. Default ${QUEUE_DIRECTORY}.` },
     { name: 'json', text: 'One line of JSON.' },
@@ -56,7 +58,7 @@ export const doctor: Command = {
   async run(io, values, [text = '']) {
     const address = parseAddress(text, 'connect');
     const timeout = values.time('timeout') ?? 30_000;
-    const [hostname, ip] = [values.text('hostname'), values.text('address')];
+    const peer = peerOf(values);
     const queueDirectory = values.text('queue-directory') ?? QUEUE_DIRECTORY;
     const user = values.text('user') ?? 'postfix';
     const inspection: Inspection =
@@ -67,10 +69,10 @@ export const doctor: Command = {
         connectTimeout: timeout,
         commandTimeout: timeout,
         contentTimeout: timeout,
-        eobTimeout: Math.max(timeout, 300_000),
         signal: io.signal,
       },
-      peer: { ...(hostname !== undefined && { hostname }), ...(ip !== undefined && { address: ip }) },
+      peer,
+      limit: Math.min(10 * timeout, MAX_MS),
       quick: values.flag('negotiate'),
     };
     const examination: Examination = inspection.hopeless ? nothingAt(text) : await examine(patient);

@@ -1,8 +1,10 @@
-/** Who a message is from and for: as the command line says it, or else the message's own headers. */
-import type { ClientMacros, MessageHeader } from '../client/index.js';
+/** Who a message is from and for, as the command line says it or else the message's own headers; and who brings it. */
+import { isIP } from 'node:net';
+import type { ClientMacros, ClientPeer, MessageHeader } from '../client/index.js';
 import { bracketAddress } from '../envelope.js';
 import { STAGE_NAMES, type Stage } from '../stages.js';
 import { usageError } from './exit.js';
+import type { Values } from './values.js';
 
 /** An address of the envelope with its ESMTP arguments. */
 export interface Party {
@@ -33,6 +35,21 @@ export function party(option: string, text: string): Party {
   const odd = args.find((arg) => !/^[a-z\d][a-z\d-]*(=[^=]+)?$/i.test(arg));
   if (odd !== undefined) throw bad(`${JSON.stringify(odd)} is no ESMTP argument like SIZE=100`);
   return { address, args };
+}
+
+/** The SMTP client. @throws CliError */
+export function peerOf(values: Values): ClientPeer {
+  const [hostname, address, helo] = ['hostname', 'address', 'helo'].map((name) => values.line(name));
+  const port = values.whole('port', 0, 65_535);
+  if (address !== undefined && isIP(address) === 0 && !address.startsWith('/')) {
+    throw values.bad('address', 'must be an IP address, or the path of a Unix socket from / on');
+  }
+  return {
+    ...(hostname !== undefined && { hostname }),
+    ...(address !== undefined && { address }),
+    ...(port !== undefined && { port }),
+    ...(helo !== undefined && { helo }),
+  };
 }
 
 const MACRO_STAGES = STAGE_NAMES.filter((stage) => stage !== 'unknown');

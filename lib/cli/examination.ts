@@ -3,10 +3,12 @@ import { ACTION_OF } from '../client/modify.js';
 import { MilterClient, type ClientOptions, type ClientPeer, type MessageResult, type Step } from '../client/index.js';
 import type { NegotiateReply } from '../codec/replies.js';
 import * as c from '../constants.js';
-import type { MilterError } from '../errors.js';
+import { MilterError } from '../errors.js';
 import { actionNames, protocolNames } from '../names.js';
 import { STAGE_NAMES, STAGES } from '../stages.js';
+import { milterError } from './exit.js';
 import { note, ok, problem, warning, type Finding } from './finding.js';
+import { Patience } from './patience.js';
 import { VERDICTS } from './report.js';
 import { milliseconds } from './terminal.js';
 
@@ -39,6 +41,8 @@ export interface Patient {
   readonly address: string;
   readonly options: ClientOptions;
   readonly peer: ClientPeer;
+  /** How long it may take for a message, or to be greeted, whatever it says meanwhile, in ms. */
+  readonly limit: number;
   /** Only negotiate. */
   readonly quick: boolean;
 }
@@ -57,88 +61,157 @@ const EIGHT_BIT = Buffer.from(
 );
 
 export async function examine(patient: Patient): Promise<Examination> {
-  const findings: Finding[] = [];
   const latency: Record<string, number> = {};
-  const meet = (): MilterClient => new MilterClient(patient.address, { ...patient.options, unagreedEdits: 'apply' });
-  const first = meet();
+  const first = new Visit(patient);
+  const { client } = first;
+  const start = performance.now();
   let standing: string;
   try {
-    const start = performance.now();
-    standing = (await first.connect(patient.peer)).outcome;
-    const spoken = first.steps.reduce((sum, { ms }) => sum + ms, 0);
-    findings.push(
-      ok(`it is a milter, and answered the offer within ${milliseconds(performance.now() - start - spoken)}`),
-    );
-  } catch (error) {
-    return { error: error as MilterError, latency, findings: [whyNoMilter(error as MilterError)] };
+    standing = await first.begin();
+  } catch (thrown) {
+    const error = milterError(thrown);
+    return { error, latency, findings: [whyNoMilter(error)] };
   }
-  const reply = first.agreed as NegotiateReply;
-  findings.push(...negotiated(reply, patient.options), ...greeted(standing));
-  keep(latency, first.steps);
+  const spoken = client.steps.reduce((sum, { ms }) => sum + ms, 0);
+  const took = milliseconds(performance.now() - start - spoken);
+  const reply = client.agreed as NegotiateReply;
+  const findings = [
+    ok(`it is a milter, and answered the offer within ${took}`),
+    ...negotiated(reply, patient.options),
+    ...greeted(standing),
+  ];
+  keep(latency, client.steps);
   const known = { agreed: agreedOf(reply), latency, findings };
   if (patient.quick) {
-    await first.quit();
+    await client.quit();
     return known;
   }
-  const message = await talk(first, meet, patient, findings, latency);
+  const message = await new Talk(patient, first, findings, latency).run();
   findings.push(...slowness(latency));
   return message === undefined ? known : { ...known, message };
 }
 
-/** Everything after the negotiation, on one connection as long as that lasts. */
-async function talk(
-  first: MilterClient,
-  meet: () => MilterClient,
-  { peer }: Patient,
-  findings: Finding[],
-  latency: Record<string, number>,
-): Promise<Examination['message']> {
-  let client: MilterClient | undefined = first;
-  /** @returns undefined where the milter has failed; the next one then gets a new connection */
-  const attempt = async <T>(what: string, go: (client: MilterClient) => Promise<T>): Promise<T | undefined> => {
+/** One connection to the patient. */
+class Visit {
+  readonly client: MilterClient;
+  readonly #peer: ClientPeer;
+  readonly #patience: Patience;
+
+  constructor({ address, options, peer, limit }: Patient) {
+    this.#peer = peer;
+    this.#patience = new Patience(limit, options.signal);
+    this.client = new MilterClient(address, { ...options, unagreedEdits: 'apply', signal: this.#patience.signal });
+  }
+
+  /** @returns what the milter makes of the SMTP client */
+  async begin(): Promise<string> {
+    return (await this.make((client) => client.connect(this.#peer))).outcome;
+  }
+
+  /** After a failure the connection is closed. @throws MilterError */
+  async make<T>(go: (client: MilterClient) => Promise<T>): Promise<T> {
     try {
-      if (client === undefined) {
-        client = meet();
-        await client.connect(peer);
-      }
-      const result = await go(client);
-      findings.push(ok(what));
+      return await this.#patience.watch(() => go(this.client));
+    } catch (error) {
+      await this.client.quit();
+      throw error;
+    }
+  }
+}
+
+/** Everything after the negotiation, on one connection as long as that lasts. */
+class Talk {
+  readonly #patient: Patient;
+  readonly #agreed: NegotiateReply;
+  readonly #findings: Finding[];
+  readonly #latency: Record<string, number>;
+  #visit: Visit | undefined;
+  /** It has not answered: it is asked nothing more on a new connection, where it would take as long again. */
+  #hangs = false;
+
+  constructor(patient: Patient, first: Visit, findings: Finding[], latency: Record<string, number>) {
+    this.#patient = patient;
+    this.#visit = first;
+    this.#agreed = first.client.agreed as NegotiateReply;
+    this.#findings = findings;
+    this.#latency = latency;
+  }
+
+  async run(): Promise<Examination['message']> {
+    const result = await this.#attempt('it says what it makes of a message', (client) => this.#send(client, PLAIN));
+    if (result !== undefined) this.#findings.push(...judged(result), ...edited(result, this.#agreed));
+    await this.#attempt(
+      'it takes another message on the same connection, with 8-bit text in header and body',
+      (client) => this.#send(client, EIGHT_BIT),
+    );
+    await this.#attempt('it bears RSET in the middle of a message', async (client) => {
+      await client.mailFrom(SENDER);
+      await client.abort();
+      return this.#send(client, PLAIN);
+    });
+    const second = await this.#judge('it serves two connections at once', async () => {
+      await this.#here();
+      const visit = new Visit(this.#patient);
+      await visit.begin();
+      return visit;
+    });
+    await this.#judge('it closes the connection after QUIT', async () => {
+      const visits = [await this.#here(), ...(second === undefined ? [] : [second])];
+      const start = performance.now();
+      const closed = await Promise.all(visits.map(({ client }) => client.quit()));
+      const ms = performance.now() - start;
+      if (closed.includes(false))
+        throw new MilterError('ERR_MILTER_TIMEOUT', `It was still open ${milliseconds(ms)} later`);
+      keep(this.#latency, [{ stage: 'quit', ms }]);
+    });
+    if (this.#isLost) this.#findings.push(note('nothing more was asked of it: each answer might take as long'));
+    if (result === undefined) return undefined;
+    const { verdict, stage, reply, modifications } = result;
+    return { verdict, stage, ...(reply && { reply }), edits: modifications.map(({ type }) => type) };
+  }
+
+  get #isLost(): boolean {
+    return this.#hangs && this.#visit === undefined;
+  }
+
+  /** The connection there is; after a failure a new one. */
+  async #here(): Promise<Visit> {
+    if (this.#visit !== undefined) return this.#visit;
+    const visit = new Visit(this.#patient);
+    await visit.begin();
+    return (this.#visit = visit);
+  }
+
+  #attempt<T>(what: string, go: (client: MilterClient) => Promise<T>): Promise<T | undefined> {
+    return this.#judge(what, async () => {
+      const visit = await this.#here();
+      this.#visit = undefined;
+      const result = await visit.make(go);
+      this.#visit = visit;
+      return result;
+    });
+  }
+
+  /** @returns undefined where the milter has failed */
+  async #judge<T>(what: string, go: () => Promise<T>): Promise<T | undefined> {
+    if (this.#isLost) return undefined;
+    try {
+      const result = await go();
+      this.#findings.push(ok(what));
       return result;
     } catch (error) {
-      client = undefined;
-      findings.push(problem(`not so: ${what}. ${(error as Error).message}`));
+      const { code, message } = milterError(error);
+      this.#hangs ||= code === 'ERR_MILTER_TIMEOUT';
+      this.#findings.push(problem(`not so: ${what}. ${message}`));
       return undefined;
     }
-  };
-  const send = async (to: MilterClient, message: string | Buffer): Promise<MessageResult> => {
-    const result = await to.send({ from: SENDER, to: [RECIPIENT], message });
-    keep(latency, result.steps);
-    return result;
-  };
+  }
 
-  const result = await attempt('it says what it makes of a message', (to) => send(to, PLAIN));
-  if (result !== undefined) findings.push(...judged(result), ...edited(result, first.agreed as NegotiateReply));
-  await attempt('it takes another message on the same connection, with 8-bit text in header and body', (to) =>
-    send(to, EIGHT_BIT),
-  );
-  await attempt('it bears RSET in the middle of a message', async (to) => {
-    await to.mailFrom(SENDER);
-    await to.abort();
-    return send(to, PLAIN);
-  });
-  await attempt('it serves two connections at once', async () => {
-    const second = meet();
-    await second.connect(peer);
-    await second.quit();
-  });
-  await attempt('it closes the connection after QUIT', async (to) => {
-    const start = performance.now();
-    await to.quit();
-    keep(latency, [{ stage: 'quit', ms: performance.now() - start }]);
-  });
-  if (result === undefined) return undefined;
-  const { verdict, stage, reply, modifications } = result;
-  return { verdict, stage, ...(reply && { reply }), edits: modifications.map(({ type }) => type) };
+  async #send(client: MilterClient, message: string | Buffer): Promise<MessageResult> {
+    const result = await client.send({ from: SENDER, to: [RECIPIENT], message });
+    keep(this.#latency, result.steps);
+    return result;
+  }
 }
 
 /** Keeps the longest. */
@@ -156,13 +229,14 @@ const WORDS: Readonly<Record<string, string>> = {
 
 /** Why there is no milter to talk to. */
 export function whyNoMilter(error: MilterError): Finding {
-  const { code, address = '' } = (error.cause ?? {}) as { code?: string; address?: string };
-  if (code === 'ECONNREFUSED' && address.startsWith('/')) {
+  const { code, address, port } = (error.cause ?? {}) as { code?: string; address?: string; port?: number };
+  if (code === 'ECONNREFUSED' && address !== undefined && port === undefined) {
     return problem(`${error.message}: the socket was left over by a process that has ended`);
   }
   if (code !== undefined)
     return problem(WORDS[code] === undefined ? error.message : `${error.message}: ${WORDS[code]}`);
-  if (error.message.startsWith('Cannot connect'))
+  // Nobody has refused: what remains of the time that connecting may take is nothing.
+  if (error.code === 'ERR_MILTER_CONNECTION' && error.cause !== undefined)
     return problem(`${error.message}: a firewall may drop the packets, or the name server is silent`);
   if (error.stage !== 'negotiate') return problem(error.message);
   const hint =
@@ -233,6 +307,8 @@ const SENDMAIL_WAITS = 10_000;
 export function slowness(latency: Readonly<Record<string, number>>): Finding[] {
   return Object.entries(latency).flatMap(([stage, ms]) => {
     const took = `${stage} took ${milliseconds(ms)}`;
+    // Mail servers do not wait for that one.
+    if (stage === 'quit') return [];
     if (ms >= SENDMAIL_WAITS && stage !== 'eob')
       return [problem(`${took}: Sendmail waits 10 s unless T= says otherwise`)];
     return ms >= SLOW ? [warning(`${took}: an SMTP client waits as long`)] : [];

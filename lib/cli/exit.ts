@@ -20,6 +20,8 @@ export const EXIT = {
   cannotWrite: 73,
   /** The other side does not keep to the protocol. */
   protocol: 76,
+  /** Ended by Ctrl-C: what a shell says of SIGINT. */
+  interrupted: 130,
 } as const;
 
 /** A failure that the user is told of in one line. */
@@ -44,6 +46,7 @@ const BY_CODE: Partial<Record<MilterErrorCode, number>> = {
   ERR_MILTER_ARGUMENT: EXIT.data,
   ERR_MILTER_TEXT: EXIT.data,
   ERR_MILTER_VALUE: EXIT.data,
+  ERR_MILTER_CAPTURE: EXIT.data,
   ERR_MILTER_CONNECTION: EXIT.unavailable,
   ERR_MILTER_TIMEOUT: EXIT.unavailable,
   ERR_MILTER_ABORTED: EXIT.unavailable,
@@ -55,6 +58,12 @@ const BY_CODE: Partial<Record<MilterErrorCode, number>> = {
 /** The status for an error of the library: what it does not name is the protocol, not kept to. */
 export function exitOf({ code }: MilterError): number {
   return BY_CODE[code] ?? EXIT.protocol;
+}
+
+/** An error of the library. @throws any other: it is the program's own */
+export function milterError(error: unknown): MilterError {
+  if (error instanceof MilterError) return error;
+  throw error;
 }
 
 /** An error that the user can do something about; undefined for one of the program's own. */

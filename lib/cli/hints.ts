@@ -1,5 +1,6 @@
 /** The lines that tell a mail server of a milter. */
-import { isAbsolute, relative } from 'node:path';
+import { realpathSync } from 'node:fs';
+import { basename, dirname, isAbsolute, join, relative, resolve } from 'node:path';
 import { formatAddress, formatForPostfix, type SocketAddress } from '../address.js';
 
 /** Where Postfix has its queue, and where a chrooted smtpd is locked up. */
@@ -12,9 +13,10 @@ export interface Hints {
   readonly sendmail: readonly string[];
 }
 
-export function hintsFor(address: SocketAddress, queueDirectory = QUEUE_DIRECTORY): Hints {
+export function hintsFor(given: SocketAddress, queueDirectory = QUEUE_DIRECTORY): Hints {
   // An inherited Unix socket may be one whose path the system does not tell.
-  if (address.kind === 'unix' && address.path === '') return { postfix: [], sendmail: [] };
+  if (given.kind === 'unix' && given.path === '') return { postfix: [], sendmail: [] };
+  const address = given.kind === 'unix' ? { ...given, path: realPath(given.path) } : given;
   const inside = address.kind === 'unix' ? insideQueue(address.path, queueDirectory) : undefined;
   // A path that is relative is so to the queue directory, for a chrooted smtpd and for any other.
   const place = inside === undefined ? formatForPostfix(address) : `unix:${inside}`;
@@ -24,9 +26,26 @@ export function hintsFor(address: SocketAddress, queueDirectory = QUEUE_DIRECTOR
   };
 }
 
-/** A path as it is seen from the queue directory; undefined outside of it. */
+/** A path from the root on and without links, as far as it is there: a mail server knows nothing of where we are. */
+export function realPath(path: string): string {
+  const whole = resolve(path);
+  return follow(whole) ?? join(follow(dirname(whole)) ?? dirname(whole), basename(whole));
+}
+
+function follow(path: string): string | undefined {
+  try {
+    return realpathSync(path);
+  } catch {
+    return undefined;
+  }
+}
+
+/**
+ * A path as it is seen from the queue directory; undefined outside of it.
+ * @param path a real one
+ */
 export function insideQueue(path: string, queueDirectory: string): string | undefined {
-  const seen = relative(queueDirectory, path);
+  const seen = relative(realPath(queueDirectory), path);
   return seen === '' || seen.startsWith('..') || isAbsolute(seen) ? undefined : seen;
 }
 

@@ -15,12 +15,13 @@ export interface MailFile {
 /** Reads all of them: one that is wrong must not be found when others have been sent. @throws CliError */
 export async function readMail(io: Io, names: readonly string[]): Promise<MailFile[]> {
   if (names.filter((name) => name === '-').length > 1) throw usageError('the standard input (-) can be read only once');
-  return Promise.all(
-    names.map(async (name) => {
-      const bytes = name === '-' ? await readAll(io.stdin) : await readNamed(name);
-      return parsed(name === '-' ? 'standard input' : name, bytes);
-    }),
-  );
+  const files: MailFile[] = [];
+  // One after the other: a process may not have any number of files open.
+  for (const name of names) {
+    const bytes = name === '-' ? await readAll(io.stdin) : await readNamed(name);
+    files.push(parsed(name === '-' ? 'standard input' : name, bytes));
+  }
+  return files;
 }
 
 async function readAll(stream: AsyncIterable<Buffer | string>): Promise<Buffer> {
@@ -44,7 +45,16 @@ async function readNamed(name: string): Promise<Buffer> {
   }
 }
 
+/** Of UTF-8 and UTF-16. Some editors put one in front; the first header would get it into its name. */
+const BYTE_ORDER_MARK = /^(\xef\xbb\xbf|\xff\xfe|\xfe\xff)/;
+
 function parsed(name: string, bytes: Buffer): MailFile {
+  if (BYTE_ORDER_MARK.test(bytes.toString('latin1', 0, 3))) {
+    throw new CliError(
+      EXIT.data,
+      `${name}: A byte order mark is before the first header (save it as UTF-8 without one)`,
+    );
+  }
   try {
     const message = Message.parse(bytes);
     return { name, message, bytes: message.toBuffer() };

@@ -12,7 +12,7 @@ export function plain(value: unknown): unknown {
 }
 
 /** An error of the library. */
-export function plainError(error: Error): unknown {
+export function plainError(error: Error): object {
   const { code, stage } = error as { code?: unknown; stage?: unknown };
   return { code, message: error.message, stage };
 }

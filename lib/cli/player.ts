@@ -8,12 +8,18 @@ import {
   type MessageResult,
   type Step,
 } from '../client/index.js';
+import { Patience } from './patience.js';
+
+/** How long a milter may take to close its connection, in ms: mail servers close theirs right behind QUIT. */
+const GOODBYE = 1_000;
 
 export interface Scene {
   /** Addresses of the milters, in their order. */
   readonly milters: readonly string[];
   readonly options: ClientOptions;
   readonly peer: ClientPeer;
+  /** How long a message may take altogether, whatever the milters say meanwhile, in ms. */
+  readonly limit: number;
 }
 
 export interface Played {
@@ -27,6 +33,7 @@ export interface Played {
 export class Player {
   readonly #scene: Scene;
   #client: MilterClient | MilterChain | undefined;
+  #patience!: Patience;
 
   constructor(scene: Scene) {
     this.#scene = scene;
@@ -34,34 +41,38 @@ export class Player {
 
   /** @throws MilterError; the next message then gets a new session */
   async play(mail: ClientMessage): Promise<Played> {
-    const greeting = await this.#connect();
-    const client = this.#client as MilterClient | MilterChain;
+    const greeted = this.#client !== undefined;
+    const client = (this.#client ??= this.#meet());
     try {
-      const start = performance.now();
-      const result = await client.send(mail);
-      const ms = performance.now() - start;
-      if (result.hangUp) await this.end();
-      return { result, steps: [...greeting, ...result.steps], ms };
+      return await this.#patience.watch(async () => {
+        if (!greeted) await client.connect(this.#scene.peer);
+        const start = performance.now();
+        const result = await client.send(mail);
+        const ms = performance.now() - start;
+        if (result.hangUp) await this.end();
+        return { result, steps: greeted ? result.steps : [...client.steps, ...result.steps], ms };
+      });
     } catch (error) {
       await this.end();
       throw error;
     }
   }
 
+  /** Says goodbye, and waits a moment for the milter to close: it is not what anybody is waiting for. */
   async end(): Promise<void> {
     const client = this.#client;
     this.#client = undefined;
-    await client?.quit();
+    if (client === undefined) return;
+    const gone = client.quit();
+    let timer: NodeJS.Timeout | undefined;
+    await Promise.race([gone, new Promise((resolve) => (timer = setTimeout(resolve, GOODBYE)))]);
+    clearTimeout(timer);
   }
 
-  /** @returns what was said, where there was no session yet */
-  async #connect(): Promise<readonly Step[]> {
-    if (this.#client !== undefined) return [];
-    const { milters, options, peer } = this.#scene;
-    const client =
-      milters.length === 1 ? new MilterClient(milters[0] as string, options) : new MilterChain(milters, options);
-    await client.connect(peer);
-    this.#client = client;
-    return client.steps;
+  #meet(): MilterClient | MilterChain {
+    const { milters, options, limit } = this.#scene;
+    this.#patience = new Patience(limit, options.signal);
+    const own: ClientOptions = { ...options, signal: this.#patience.signal };
+    return milters.length === 1 ? new MilterClient(milters[0] as string, own) : new MilterChain(milters, own);
   }
 }

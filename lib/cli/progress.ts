@@ -38,3 +38,30 @@ export class Progress {
     if (this.#shown > 0) this.#stream.write(`\r${' '.repeat(this.#shown)}\r`);
   }
 }
+
+/** Something that changes, on one line of a terminal; nothing anywhere else. */
+export class StatusLine {
+  readonly #stream: Output;
+  readonly #now: () => number;
+  #last = -Infinity;
+  #shown = 0;
+
+  constructor(stream: Output, now = () => performance.now()) {
+    this.#stream = stream;
+    this.#now = now;
+  }
+
+  show(text: () => string): void {
+    const now = this.#now();
+    if (this.#stream.isTTY !== true || now - this.#last < EVERY) return;
+    this.#last = now;
+    const line = text();
+    this.#stream.write(`\r${line.padEnd(this.#shown)}`);
+    this.#shown = line.length;
+  }
+
+  /** Takes it away. */
+  end(): void {
+    if (this.#shown > 0) this.#stream.write(`\r${' '.repeat(this.#shown)}\r`);
+  }
+}

@@ -56,7 +56,12 @@ function words({ code, enhanced, lines }: SmtpReply): string {
   return printable([code, enhanced, lines.join(' / ')].filter((part) => part !== '').join(' '));
 }
 
-function changes(before: Before, { envelope, message }: MessageResult, paint: Paint): string[] {
+/** What has become different, line by line. */
+export function changes(
+  before: Pick<Before, 'envelope' | 'bytes'>,
+  { envelope, message }: Pick<MessageResult, 'envelope' | 'message'>,
+  paint: Paint,
+): string[] {
   const after = { envelope: envelopeLines(envelope), ...split(message) };
   const was = { envelope: envelopeLines(before.envelope), ...split(before.bytes) };
   const same = before.bytes.equals(message);
@@ -135,7 +140,8 @@ function folded({ mark, lines, first, last }: Run): string[] {
 /** There are several of them. */
 const WHAT = { ' ': 'unchanged lines', '-': 'more lines that are gone', '+': 'more new lines' };
 
-function cut(text: string): string {
+/** What is too long for a line. */
+export function cut(text: string): string {
   return text.length <= LONGEST ? text : `${text.slice(0, LONGEST)}… (${count(text.length, 'character')})`;
 }
 

@@ -1,9 +1,9 @@
 /** `milter-stream send`: plays a mail server to a milter. */
 import { writeFile } from 'node:fs/promises';
-import type { ClientMessage, ClientOptions, ClientPeer } from '../client/index.js';
+import type { ClientMessage, ClientOptions } from '../client/index.js';
 import { parseAddress } from '../address.js';
 import type { Command, Io } from './command.js';
-import { macrosOf, party, recipientsIn, senderIn, type Party } from './envelope.js';
+import { macrosOf, party, peerOf, recipientsIn, senderIn, type Party } from './envelope.js';
 import { asCliError, CliError, EXIT, exitOf, usageError } from './exit.js';
 import { interruption } from './interruption.js';
 import type { LatencySummary } from './latency.js';
@@ -13,8 +13,12 @@ import { plain, plainError } from './plain.js';
 import { Player, type Played, type Scene } from './player.js';
 import { Progress } from './progress.js';
 import { report, stepLines, VERDICTS } from './report.js';
-import { count, jsonLine, milliseconds, paintFor, printable } from './terminal.js';
+import { count, jsonLine, paintFor, printable } from './terminal.js';
+import { latencyLines } from './traffic.js';
 import type { Values } from './values.js';
+
+/** Long enough for five minutes at the end of a message, which is what mail servers are told to wait, in ms. */
+const LIMIT = 600_000;
 
 /** One message, ready to go. */
 interface Mail {
@@ -60,6 +64,11 @@ export const send: Command = {
     },
     { name: 'eob-timeout', value: 'TIME', text: 'How long the end of the message may take altogether.' },
     {
+      name: 'limit',
+      value: 'TIME',
+      text: 'How long a message may take altogether, whatever the milter says meanwhile: Postfix waits for ever for one that says progress again and again. Default 10m, or the longest of the other two.',
+    },
+    {
       name: 'default-action',
       value: 'WHAT',
       text: 'What becomes of mail where the milter fails: accept, reject, tempfail, shutdown or quarantine. Default: the failure is told.',
@@ -90,6 +99,7 @@ export const send: Command = {
     [EXIT.unavailable, 'the milter cannot be reached, closed the connection, or did not answer in time'],
     [EXIT.cannotWrite, 'the resulting message cannot be written'],
     [EXIT.protocol, 'the milter did not keep to the protocol'],
+    [EXIT.interrupted, 'stopped by Ctrl-C before all messages of --repeat and --connections were sent'],
   ],
   examples: [
     ['send mail.eml --to inet:8891@127.0.0.1', 'What the milter makes of a message.'],
@@ -128,8 +138,8 @@ function sceneOf(values: Values): Scene {
   const version = values.whole('protocol-version', 2, 6);
   if (version === 5) throw values.bad('protocol-version', 'must be 2, 3, 4 or 6');
   const timeout = values.time('timeout');
-  const [hostname, address, helo] = ['hostname', 'address', 'helo'].map((name) => line(values, name));
-  const port = values.whole('port', 0, 65_535);
+  const eobTimeout = values.time('eob-timeout');
+  const limit = values.time('limit') ?? Math.max(LIMIT, timeout ?? 0, eobTimeout ?? 0);
   const options: ClientOptions = {
     version,
     like: values.choice('like', ['postfix', 'sendmail']),
@@ -137,25 +147,11 @@ function sceneOf(values: Values): Scene {
     connectTimeout: timeout,
     commandTimeout: timeout,
     contentTimeout: timeout,
-    eobTimeout: values.time('eob-timeout'),
+    eobTimeout,
     defaultAction:
       values.choice('default-action', ['accept', 'reject', 'tempfail', 'shutdown', 'quarantine']) ?? 'throw',
   };
-  const peer: ClientPeer = {
-    ...(hostname !== undefined && { hostname }),
-    ...(address !== undefined && { address }),
-    ...(port !== undefined && { port }),
-    ...(helo !== undefined && { helo }),
-  };
-  return { milters, options, peer };
-}
-
-/** What goes into a packet ends at a NUL, and would be a command of its own in SMTP behind a line end. */
-function line(values: Values, name: string): string | undefined {
-  const text = values.text(name);
-  // oxlint-disable-next-line no-control-regex -- they are what is looked for
-  if (text !== undefined && (text === '' || /[\0\r\n]/.test(text))) throw values.bad(name, 'must be a line of text');
-  return text;
+  return { milters, options, peer: peerOf(values), limit };
 }
 
 function addressed(file: MailFile, sender: Party | undefined, recipients: readonly Party[]): Mail {
@@ -266,15 +262,25 @@ async function sendMany(
     progress.end();
     over();
   });
-  const { error, ...rest } = result;
-  if (values.flag('json')) io.stdout.write(jsonLine({ milters: scene.milters, ...rest }));
-  else if (!values.flag('quiet')) io.stdout.write(`${loadLines(io, result).join('\n')}\n`);
+  const { failures, interrupted } = result;
+  if (values.flag('json')) {
+    const told = failures.map(({ error, times }) => ({ times, ...plainError(error) }));
+    io.stdout.write(jsonLine({ milters: scene.milters, ...result, failures: told }));
+  } else if (!values.flag('quiet')) io.stdout.write(`${loadLines(io, result).join('\n')}\n`);
   const { red } = paintFor(io.stderr, io.env);
-  for (const [message, times] of Object.entries(result.failures)) {
-    io.stderr.write(`${red(printable(`milter-stream send: ${count(times, 'message')} failed: ${message}`))}\n`);
-  }
+  for (const words of loadTroubles(result)) io.stderr.write(`${red(printable(`milter-stream send: ${words}`))}\n`);
+  if (interrupted) return EXIT.interrupted;
   const verdicts = Object.keys(result.verdicts) as Array<keyof typeof VERDICTS>;
-  return worst([...verdicts.map((verdict) => VERDICTS[verdict].exit), ...(error === undefined ? [] : [exitOf(error)])]);
+  return worst([...verdicts.map((verdict) => VERDICTS[verdict].exit), ...failures.map(({ error }) => exitOf(error))]);
+}
+
+function loadTroubles({ failures, messages, total, notBegun, interrupted }: LoadResult): string[] {
+  const left = `${count(notBegun, 'message')} ${notBegun === 1 ? 'was' : 'were'} not sent: there is no milter to connect to`;
+  return [
+    ...failures.map(({ error, times }) => `${count(times, 'message')} failed: ${error.message}`),
+    ...(interrupted ? [`interrupted, ${messages.toLocaleString('en')} of ${count(total, 'message')} sent`] : []),
+    ...(notBegun > 0 && !interrupted ? [left] : []),
+  ];
 }
 
 function loadLines(
@@ -291,21 +297,11 @@ function loadLines(
     ['message', latency.message],
     ...Object.entries(latency.stages),
   ];
-  const cell = (text: string): string => text.padStart(12);
   return [
     bold(
       `${count(messages, 'message')} on ${count(connections, 'connection')} in ${seconds.toFixed(2)} s: ${rate} messages/s`,
     ),
     `  ${said.join(', ') || 'none came to an end'}`,
-    ['', 'count', 'p50', 'p90', 'p99', 'max'].map((head, i) => (i === 0 ? head.padEnd(10) : cell(head))).join(''),
-    ...rows
-      .filter(([, { count: times }]) => times > 0)
-      .map(([name, { count: times, p50, p90, p99, max }]) =>
-        [
-          name.padEnd(10),
-          cell(times.toLocaleString('en')),
-          ...[p50, p90, p99, max].map((ms) => cell(milliseconds(ms))),
-        ].join(''),
-      ),
+    ...latencyLines(rows),
   ];
 }

@@ -32,6 +32,7 @@ export const serve: Command = {
     'ADDRESS may also be systemd, systemd:NAME or fd:3, for a socket that is open already; port 0 is any free one. Default inet:8891@127.0.0.1.',
     'SIGTERM and SIGINT stop it: messages in progress are finished, a second signal ends them at once. SIGHUP loads the module anew (threads and processes). systemd is told when it is ready (Type=notify).',
     'A TIME is 500ms, 8s, 2m or 1h; a number alone means seconds.',
+    'Left to code are sharedReads, bareReplies, resourceLimits and execArgv of a factory; protocol bits, macros and an error policy that is a function are statics of the class.',
   ],
   options: [
     { name: 'export', value: 'NAME', text: 'The export that is the class, where the module has several.' },
@@ -45,6 +46,11 @@ export const serve: Command = {
       name: 'actions',
       value: 'LIST',
       text: `What the milter may do to messages: all (default), none, or names like ADDHDRS,CHGBODY of ${ACTIONS.map(short).join(', ')}.`,
+    },
+    {
+      name: 'required',
+      value: 'LIST',
+      text: 'Of these, what it cannot do without: it leaves a mail server that does not let it. Default none.',
     },
     { name: 'mode', value: 'MODE', text: 'Mode of a Unix socket, octal. Default 0660.' },
     { name: 'owner', value: 'USER', text: 'Owner of a Unix socket: a name or a number.' },
@@ -67,6 +73,17 @@ export const serve: Command = {
     { name: 'callback-deadline', value: 'TIME', text: 'How long a callback before eob() may take. Default 8s.' },
     { name: 'eob-deadline', value: 'TIME', text: 'How long eob() may take. Default 270s.' },
     { name: 'idle-timeout', value: 'TIME', text: 'How long nothing may come. Default a little more than two hours.' },
+    { name: 'negotiation-timeout', value: 'TIME', text: 'How long the offer of a mail server may take. Default 30s.' },
+    { name: 'start-timeout', value: 'TIME', text: 'How long a thread or process may take to start. Default 30s.' },
+    { name: 'progress-after', value: 'TIME', text: 'When eob() first says that it is still at work. Default 3s.' },
+    { name: 'progress-every', value: 'TIME', text: 'How often it says so then. Default 3s.' },
+    { name: 'max-payload', value: 'BYTES', text: 'Largest packet that is read. Default 1048575.' },
+    { name: 'max-modifications', value: 'BYTES', text: 'Most changes to a message, its body aside. Default 1048576.' },
+    {
+      name: 'spool-memory',
+      value: 'BYTES',
+      text: 'How much of a new body is in memory, not in a file. Default 262144.',
+    },
     {
       name: 'close-timeout',
       value: 'TIME',
@@ -120,8 +137,10 @@ function logOf(io: Io, values: Values): Logger {
 
 function optionsOf(values: Values): FactoryOptions {
   const most = 0x7fff_ffff;
+  const bytes = 0x3fff_ffff;
   return {
-    smfifOptions: actionsOf(values),
+    smfifOptions: actionsOf(values, 'actions', 'all'),
+    required: actionsOf(values, 'required', 'none'),
     sockChmod: modeOf(values),
     sockOwner: accountOf(values, 'owner'),
     sockGroup: accountOf(values, 'group'),
@@ -135,6 +154,13 @@ function optionsOf(values: Values): FactoryOptions {
     callbackDeadline: values.time('callback-deadline'),
     eobDeadline: values.time('eob-deadline'),
     idleTimeout: values.time('idle-timeout'),
+    negotiationTimeout: values.time('negotiation-timeout'),
+    startTimeout: values.time('start-timeout'),
+    progressAfter: values.time('progress-after'),
+    progressEvery: values.time('progress-every'),
+    maxPayload: values.whole('max-payload', 1, bytes),
+    maxModifications: values.whole('max-modifications', 0, bytes),
+    spoolMemory: values.whole('spool-memory', 0, bytes),
     closeTimeout: values.time('close-timeout'),
     dryRun: values.flag('dry-run'),
     context: contextOf(values),
@@ -146,27 +172,27 @@ function short(name: string): string {
   return name.replace(/^SMFIF_/, '');
 }
 
-function actionsOf(values: Values): number {
-  const list = values.text('actions') ?? 'all';
+function actionsOf(values: Values, option: string, otherwise: 'all' | 'none'): number {
+  const list = values.text(option) ?? otherwise;
   if (list === 'all') return constants.SMFIF_ALLOPTS;
   if (list === 'none') return 0;
   return list.split(',').reduce((bits, word) => {
     const name = `SMFIF_${short(word.trim().toUpperCase())}`;
     if (!ACTIONS.includes(name)) {
-      throw values.bad('actions', `must be all, none, or some of ${ACTIONS.map(short).join(',')}`, word);
+      throw values.bad(option, `must be all, none, or some of ${ACTIONS.map(short).join(',')}`, word);
     }
     return bits | (constants as unknown as Record<string, number>)[name]!;
   }, 0);
 }
 
 /** Closer than the library's own default, which lets every local user talk to the milter. */
-function modeOf(values: Values): number {
+export function modeOf(values: Values): number {
   const text = values.text('mode') ?? '0660';
   if (/^0?[0-7]{3}$/.test(text)) return Number.parseInt(text, 8);
   throw values.bad('mode', 'must be an octal mode like 0660');
 }
 
-function accountOf(values: Values, name: string): string | number | undefined {
+export function accountOf(values: Values, name: string): string | number | undefined {
   const text = values.text(name);
   return text !== undefined && /^\d+$/.test(text) ? Number(text) : text;
 }

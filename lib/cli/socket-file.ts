@@ -1,9 +1,9 @@
 /** Looks at a Unix socket: whether it is one, whose it is, who gets at it, and where a chrooted mail server sees it. */
 import type { Stats } from 'node:fs';
-import { lstat, readFile, realpath, stat } from 'node:fs/promises';
-import { basename, dirname, join, resolve } from 'node:path';
+import { lstat, readFile, stat } from 'node:fs/promises';
+import { dirname } from 'node:path';
 import { note, ok, problem, warning, type Finding } from './finding.js';
-import { insideQueue } from './hints.js';
+import { insideQueue, realPath } from './hints.js';
 
 /** A user, as far as permissions go. */
 export interface Account {
@@ -13,7 +13,7 @@ export interface Account {
 }
 
 export interface SocketFile {
-  /** Without symbolic links among its folders. */
+  /** From the root on, without symbolic links. */
   readonly path: string;
   readonly owner: string;
   readonly group: string;
@@ -42,10 +42,11 @@ export interface Surroundings {
 export async function inspectSocket(given: string, surroundings: Surroundings): Promise<Inspection> {
   const { user, queueDirectory, passwd = '/etc/passwd', group = '/etc/group' } = surroundings;
   const accounts = { passwd: await tableOf(passwd), group: await tableOf(group) };
-  const path = await withoutLinks(resolve(given));
-  const stats = await lstat(path).catch((error: NodeJS.ErrnoException) => error);
-  if (stats instanceof Error) return unknown(path, stats);
-  const seen = insideQueue(path, await realpath(queueDirectory).catch(() => queueDirectory));
+  const path = realPath(given);
+  const places = await placesOf(path).catch((error: NodeJS.ErrnoException) => error);
+  if (places instanceof Error) return unknown(path, places);
+  const { stats } = places;
+  const seen = insideQueue(path, queueDirectory);
   const file = {
     path,
     owner: nameOf(accounts.passwd, stats.uid),
@@ -60,7 +61,7 @@ export async function inspectSocket(given: string, surroundings: Surroundings): 
     ok(`${path} is a socket of ${file.owner}, group ${file.group}, mode ${file.mode}`),
     ...(account === undefined
       ? [note(`this machine has no user ${user} (--user): what the mail server may do was not looked at`)]
-      : [await reach(path, account, accounts)]),
+      : [reach(places, account, accounts)]),
     ...(stats.mode & 0o002
       ? [warning(`its mode ${file.mode} lets every local user talk to the milter: 0660 is better`)]
       : []),
@@ -79,7 +80,7 @@ function unknown(path: string, { code, message }: NodeJS.ErrnoException): Inspec
 
 function kindOf(stats: Stats): string {
   if (stats.isDirectory()) return 'a folder';
-  return stats.isSymbolicLink() ? 'a symbolic link' : 'a file';
+  return stats.isSymbolicLink() ? 'a symbolic link to nothing' : 'a file';
 }
 
 function unseen(path: string, queueDirectory: string): Finding {
@@ -89,23 +90,29 @@ function unseen(path: string, queueDirectory: string): Finding {
   );
 }
 
-/** The folders may be links: /var/run is one. */
-async function withoutLinks(path: string): Promise<string> {
-  const folder = await realpath(dirname(path)).catch(() => dirname(path));
-  return join(folder, basename(path));
+/** A place in the file system. */
+interface Place {
+  readonly path: string;
+  readonly stats: Stats;
+}
+
+/** A socket with the folders on the way to it. @throws the system's error where they cannot be looked at */
+async function placesOf(path: string): Promise<Place & { readonly folders: readonly Place[] }> {
+  const stats = await lstat(path);
+  const folders = foldersTo(path).map(async (folder) => ({ path: folder, stats: await stat(folder) }));
+  return { path, stats, folders: await Promise.all(folders) };
 }
 
 /** Whether a user gets to a socket: into every folder on the way, and then writes to it, as unix(7) says. */
-async function reach(path: string, account: Account, accounts: Accounts): Promise<Finding> {
+function reach(
+  { path, stats, folders }: Awaited<ReturnType<typeof placesOf>>,
+  account: Account,
+  accounts: Accounts,
+): Finding {
   const described = (at: string, stats: Stats): string =>
     `${at} (${nameOf(accounts.passwd, stats.uid)}:${nameOf(accounts.group, stats.gid)}, mode ${octal(stats)})`;
-  for (const folder of foldersTo(path)) {
-    const stats = await stat(folder);
-    if (!allows(stats, account, 0o1)) {
-      return problem(`user ${account.name} cannot enter ${described(folder, stats)}`);
-    }
-  }
-  const stats = await stat(path);
+  const shut = folders.find((folder) => !allows(folder.stats, account, 0o1));
+  if (shut !== undefined) return problem(`user ${account.name} cannot enter ${described(shut.path, shut.stats)}`);
   if (allows(stats, account, 0o2)) return ok(`user ${account.name} can connect to it`);
   return problem(
     `user ${account.name} cannot write to ${described(path, stats)}: serve it with the mail server's group, mode 0660`,

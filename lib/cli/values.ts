@@ -4,7 +4,7 @@ import { usageError } from './exit.js';
 const UNITS: Readonly<Record<string, number>> = { ms: 1, s: 1_000, m: 60_000, h: 3_600_000 };
 
 /** setTimeout() takes no more. */
-const MAX_MS = 0x7fff_ffff;
+export const MAX_MS = 0x7fff_ffff;
 
 export type RawValues = Readonly<Record<string, string | boolean | Array<string | boolean> | undefined>>;
 
@@ -45,6 +45,14 @@ export class Values {
     const ms = Math.round(Number(number) * (UNITS[unit] as number));
     if (ms >= 1 && ms <= MAX_MS) return ms;
     throw this.bad(name, 'must be a time like 500ms, 8s or 2m');
+  }
+
+  /** What goes into a packet ends at a NUL, and would be a command of its own in SMTP behind a line end. */
+  line(name: string): string | undefined {
+    const text = this.text(name);
+    // oxlint-disable-next-line no-control-regex -- they are what is looked for
+    if (text !== undefined && (text === '' || /[\0\r\n]/.test(text))) throw this.bad(name, 'must be a line of text');
+    return text;
   }
 
   choice<const T extends string>(name: string, choices: readonly T[]): T | undefined {

@@ -1,13 +1,13 @@
 // `milter-stream doctor`: what it finds with milters that are well, that are not, and with what is no milter.
 import { chmodSync, chownSync, mkdirSync, symlinkSync, writeFileSync } from 'node:fs';
-import { createServer } from 'node:net';
-import { join } from 'node:path';
+import { createServer, type Socket } from 'node:net';
+import { join, relative } from 'node:path';
 import t, { type Test } from 'tap';
 import { slowness, whyNoMilter } from '../../lib/cli/examination.js';
 import { allows, inspectSocket } from '../../lib/cli/socket-file.js';
 import { ACCEPT, CONTINUE, DISCARD, MilterError, REJECT, SMFIF_ADDHDRS, type MilterProtocol } from '../../lib/index.js';
 import { packet } from '../helpers/bytes.js';
-import { agrees, list, silence } from '../helpers/fake-milter.js';
+import { agrees, fakeMilter, list, silence, type Line } from '../helpers/fake-milter.js';
 import { shortFolder } from '../helpers/folder.js';
 import { cli } from './io.js';
 import { answering, saying, serving } from './milters.js';
@@ -138,10 +138,21 @@ t.test('a milter that does not survive something has a problem, and the rest is 
     out,
     'ok       it says what it makes of a message\n',
     'problem  not so: it takes another message on the same connection, with 8-bit text in header and body. The milter failed at eob: It does not answer, and 500 ms are over\n',
-    'ok       it bears RSET in the middle of a message\n',
-    'ok       it serves two connections at once\n',
+    'note     nothing more was asked of it: each answer might take as long\n',
   );
   t.match(out, /\n\n1 problem\n$/);
+  t.notMatch(out, 'RSET');
+  const shuts = await doctor(await saying(t, { eob: [packet('c'), (line) => line.end()] }));
+  t.equal(shuts.code, 1);
+  holds(
+    t,
+    shuts.out,
+    'ok       it says what it makes of a message\n',
+    'problem  not so: it takes another message on the same connection, with 8-bit text in header and body. The milter failed at eob: The connection was lost: the milter closed it\n',
+    'ok       it bears RSET in the middle of a message\n',
+    'ok       it serves two connections at once\n',
+    'ok       it closes the connection after QUIT\n',
+  );
   const never = await doctor(await saying(t, { mailFrom: silence }), '--timeout', '500ms', '--json');
   t.equal(never.code, 1);
   const diagnosis = JSON.parse(never.out) as {
@@ -151,7 +162,70 @@ t.test('a milter that does not survive something has a problem, and the rest is 
   };
   t.equal(diagnosis.healthy, false);
   t.equal(diagnosis.message, undefined);
-  t.equal(diagnosis.findings.filter(({ level }) => level === 'problem').length, 3);
+  t.equal(diagnosis.findings.filter(({ level }) => level === 'problem').length, 1, 'it is waited for once');
+});
+
+t.test('a milter that serves one connection at a time', async (t) => {
+  const waiting: Socket[] = [];
+  const served: Socket[] = [];
+  const next = (): void => {
+    const socket = waiting.shift();
+    if (socket === undefined) return;
+    served.push(socket);
+    const { stream } = fakeMilter();
+    socket.pipe(stream).pipe(socket);
+    socket.once('close', () => {
+      served.shift();
+      next();
+    });
+  };
+  const address = await answering(t, (socket) => {
+    waiting.push(socket.on('error', () => {}));
+    if (served.length === 0) next();
+  });
+  const { code, out } = await doctor(address, '--timeout', '500ms');
+  t.equal(code, 1);
+  holds(
+    t,
+    out,
+    'problem  not so: it serves two connections at once. The milter failed at negotiate: It does not answer, and 500 ms are over\n',
+    'ok       it closes the connection after QUIT\n',
+  );
+  t.match(out, /\n\n1 problem\n$/);
+  while (served.length > 0) await new Promise((resolve) => served[0]!.once('close', resolve));
+  t.strictSame([waiting.length, served.length], [0, 0], 'no connection is left open');
+});
+
+t.test('a milter that does not close the connection after QUIT is not healthy', async (t) => {
+  const address = await answering(t, (socket) => {
+    socket.allowHalfOpen = true;
+    const { stream } = fakeMilter();
+    socket.pipe(stream, { end: false }).pipe(socket);
+  });
+  const { code, out } = await doctor(address, '--timeout', '500ms');
+  t.equal(code, 1);
+  t.match(
+    out,
+    /\n {2}problem {2}not so: it closes the connection after QUIT\. It was still open \d+ ms later\n[^]*\n\n1 problem\n$/,
+  );
+});
+
+t.test('a milter that says progress for ever', async (t) => {
+  const forever = (line: Line): void => {
+    const timer = setInterval(() => line.write(packet('p')), 10);
+    t.teardown(() => clearInterval(timer));
+  };
+  const words = 'It has not come to an end within 2000 ms altogether: it says progress again and again';
+  const all = ['connect', 'mailFrom', 'eob'].map(async (stage) =>
+    doctor(await saying(t, { [stage]: forever }), '--timeout', '200ms'),
+  );
+  const [connect, mailFrom, eob] = await Promise.all(all);
+  t.equal(connect!.code, 69);
+  t.match(connect!.out, `\n  problem  The milter failed at connect: ${words}`);
+  t.equal(mailFrom!.code, 1);
+  t.match(mailFrom!.out, `what it makes of a message. The milter failed at mailFrom: ${words}`);
+  t.equal(eob!.code, 1);
+  t.match(eob!.out, `what it makes of a message. The milter failed at eob: ${words}`);
 });
 
 t.test('what takes long is told, and what takes longer than Sendmail waits is a problem', (t) => {
@@ -216,6 +290,15 @@ t.test('where no milter is: what is there instead, as far as it can be seen', as
     out: '',
     err: 'milter-stream doctor: Bad socket address "inet:x": "x" is no port number\nSee milter-stream doctor --help\n',
   });
+  const mistakes: ReadonlyArray<readonly [argv: string[], words: string]> = [
+    [['--hostname', 'a\nb'], '--hostname must be a line of text, got "a\\nb"'],
+    [['--address', '999.1.1.1'], '--address must be an IP address, or the path of a Unix socket from / on'],
+  ];
+  for (const [argv, words] of mistakes) {
+    const { code, out, err } = await doctor('inet:1', ...argv);
+    t.strictSame([code, out], [64, '']);
+    t.ok(err.startsWith(`milter-stream doctor: ${words}`), err);
+  }
 });
 
 t.test('why a connection cannot be made', (t) => {
@@ -228,6 +311,12 @@ t.test('why a connection cannot be made', (t) => {
     of(new Error('nothing within 5 ms')),
     'Cannot connect to x: y: a firewall may drop the packets, or the name server is silent',
   );
+  t.equal(
+    of({ code: 'ECONNREFUSED', address: './s' }),
+    'Cannot connect to x: y: the socket was left over by a process that has ended',
+  );
+  t.equal(of({ code: 'ECONNREFUSED', address: '::1', port: 1 }), 'Cannot connect to x: y: nothing listens there');
+  t.match(of(), 'Cannot connect to x: y. It does not know the protocol', 'what the words are does not matter');
   t.end();
 });
 
@@ -286,8 +375,11 @@ t.test('a Unix socket: whose it is, who gets to it, and where a chrooted smtpd s
     hopeless: true,
     findings: [{ text: `${queue} is a folder, not a socket` }],
   });
-  t.match(await inspectSocket(join(folder, 'link'), surroundings), {
-    findings: [{ text: /is a symbolic link, not a socket$/ }],
+  symlinkSync(path, join(folder, 'to-socket'));
+  t.equal((await inspectSocket(join(folder, 'to-socket'), surroundings)).file?.path, path, 'so may the socket');
+  symlinkSync(join(folder, 'gone'), join(folder, 'dangling'));
+  t.match(await inspectSocket(join(folder, 'dangling'), surroundings), {
+    findings: [{ text: /dangling is a symbolic link to nothing, not a socket$/ }],
   });
   t.match(await inspectSocket(passwd, surroundings), { findings: [{ text: /passwd is a file, not a socket$/ }] });
   t.match(await inspectSocket(join(passwd, 's'), surroundings), {
@@ -323,6 +415,24 @@ t.test('doctor on a Unix socket', async (t) => {
     'ok       a chrooted smtpd sees it as /s: write unix:s\n',
     'smtpd_milters = unix:s\n',
   );
+  symlinkSync(folder, join(folder, 'here'));
+  const others = [
+    [relative(process.cwd(), path), folder],
+    [join(folder, 'here', 's'), folder],
+    [path, join(folder, 'here')],
+  ] as const;
+  for (const [given, queue] of others) {
+    const other = await doctor(`unix:${given}`, '--queue-directory', queue, '--user', 'root');
+    holds(
+      t,
+      other.out,
+      'ok       a chrooted smtpd sees it as /s: write unix:s\n',
+      'smtpd_milters = unix:s\n',
+      `INPUT_MAIL_FILTER(\`my-milter', \`S=unix:${path}, `,
+    );
+  }
+  const outside = await doctor(relative(process.cwd(), path), '--user', 'root');
+  holds(t, outside.out, `smtpd_milters = unix:${path}\n`);
   const json = JSON.parse((await doctor(path, '--json', '--user', 'root')).out) as unknown;
   t.match(json, {
     socket: { path, mode: '0666', chrooted: null },

@@ -4,7 +4,9 @@ import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import t from 'tap';
 import { interruption } from '../../lib/cli/interruption.js';
+import { load } from '../../lib/cli/load.js';
 import { CONTINUE, REJECT } from '../../lib/index.js';
+import { packet } from '../helpers/bytes.js';
 import { silence } from '../helpers/fake-milter.js';
 import { shortFolder } from '../helpers/folder.js';
 import { cli, fakeIo } from './io.js';
@@ -35,9 +37,12 @@ t.test('--repeat and --connections: how fast, in a table or as JSON, with a bar 
   t.match(JSON.parse(json.out), {
     milters: [address],
     messages: 20,
+    total: 20,
+    notBegun: 0,
+    interrupted: false,
     connections: 3,
     verdicts: { accept: 10, reject: 10 },
-    failures: {},
+    failures: [],
     latency: { message: { count: 20 }, stages: { connect: { count: 3 }, eob: { count: 20 } } },
   });
   t.strictSame(await cli([...argv, '--quiet']), { code: 1, out: '', err: '' });
@@ -63,7 +68,53 @@ t.test('a milter that fails under load: how often, and no message more where not
   );
   const none = await cli(['send', mail, '--to', 'inet:1@127.0.0.1', '-n', '1000']);
   t.equal(none.code, 69);
-  t.match(none.err, /^milter-stream send: 1 message failed: Cannot connect to/);
+  t.match(
+    none.err,
+    /^milter-stream send: 1 message failed: Cannot connect to .*\nmilter-stream send: 999 messages were not sent: there is no milter to connect to\n$/,
+  );
+  const two = await cli(['send', mail, '--to', 'inet:1@127.0.0.1', '-n', '2', '--json']);
+  t.match(two.err, '\nmilter-stream send: 1 message was not sent: ');
+  t.match(JSON.parse(two.out), {
+    notBegun: 1,
+    interrupted: false,
+    failures: [{ times: 1, code: 'ERR_MILTER_CONNECTION', stage: 'negotiate', message: /^Cannot connect/ }],
+  });
+  let asked = 0;
+  const odd = await saying(t, { eob: (line) => line.write(packet(asked++ === 0 ? 's' : 'f')) });
+  const same = await cli(['send', mail, '--to', odd, '-n', '2']);
+  t.equal(same.code, 76);
+  t.match(
+    same.err,
+    /^milter-stream send: 2 messages failed: .*answered skip.*\n$/,
+    'what they are told apart by is no text',
+  );
+});
+
+t.test('an error of the program’s own ends a load', async (t) => {
+  const address = await serving(t, {});
+  const broken = {
+    from: 'a',
+    message: '',
+    get to(): never {
+      throw new TypeError('a bug');
+    },
+  };
+  const scene = { milters: [address], options: {}, peer: {}, limit: 60_000 };
+  const { signal } = new AbortController();
+  const plan = { scene, mails: [broken], total: 5, connections: 2, signal, progress() {} };
+  await t.rejects(load(plan), { name: 'TypeError', message: 'a bug' });
+});
+
+t.test('many connections with one signal are no leak', async (t) => {
+  const warnings: string[] = [];
+  const warned = ({ name }: Error): void => void warnings.push(name);
+  process.on('warning', warned);
+  t.teardown(() => process.off('warning', warned));
+  const address = await serving(t, {});
+  const argv = ['send', mail, '--to', address, '-c', '20'];
+  t.equal((await cli(argv, { signal: new AbortController().signal })).code, 0);
+  t.equal((await cli(argv)).code, 0, 'that of Ctrl-C');
+  t.strictSame(warnings, []);
 });
 
 t.test('Ctrl-C ends a load early, and what was measured is shown', async (t) => {
@@ -75,12 +126,13 @@ t.test('Ctrl-C ends a load early, and what was measured is shown', async (t) => 
     },
   });
   const { code, out, err } = await cli(['send', mail, '--to', address, '-n', '100'], { signal: controller.signal });
-  t.equal(code, 0);
-  t.match(out, /^[23] messages on 1 connection/);
-  t.equal(err, '');
+  t.equal(code, 130);
+  const [sent] = /^[23](?= messages on 1 connection)/.exec(out)!;
+  t.equal(err, `milter-stream send: interrupted, ${sent} of 100 messages sent\n`);
   t.equal(messages, 3);
-  const never = await cli(['send', mail, '--to', address, '-n', '5'], { signal: AbortSignal.abort() });
-  t.match(never, { code: 0, out: /^0 messages/ });
+  const never = await cli(['send', mail, '--to', address, '-n', '5', '--json'], { signal: AbortSignal.abort() });
+  t.match(never, { code: 130, err: 'milter-stream send: interrupted, 0 of 5 messages sent\n' });
+  t.match(JSON.parse(never.out), { messages: 0, total: 5, notBegun: 5, interrupted: true, failures: [] });
   t.equal(messages, 3, 'none is begun');
   const before = process.listenerCount('SIGINT');
   let during = 0;

@@ -1,12 +1,12 @@
 // `milter-stream send`: a message past milters that do everything there is, and past those that fail.
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import t from 'tap';
+import t, { type Test } from 'tap';
 import { runCli } from '../../lib/cli/cli.js';
 import { ACCEPT, CONTINUE, DISCARD, REJECT, TEMPFAIL, type MilterProtocol } from '../../lib/index.js';
 import { toBytes } from '../../lib/index.js';
 import { packet } from '../helpers/bytes.js';
-import { agrees, silence } from '../helpers/fake-milter.js';
+import { agrees, fakeMilter, silence } from '../helpers/fake-milter.js';
 import { shortFolder } from '../helpers/folder.js';
 import { cli, fakeIo } from './io.js';
 import { answering, saying, serving } from './milters.js';
@@ -22,6 +22,18 @@ function file(name: string, content: string | Buffer): string {
 
 const MAIL = 'From: Alice <alice@example.org>\nTo: bob@example.com\nSubject: hello\n\nOne.\nTwo.\n';
 const mail = file('mail.eml', MAIL);
+
+/** A milter that hears QUIT and the end of the connection, and does nothing; `ended` resolves when it has heard that. */
+async function lingering(t: Test): Promise<{ address: string; ended: Promise<unknown> }> {
+  let over: (value: unknown) => void;
+  const ended = new Promise((resolve) => (over = resolve));
+  const address = await answering(t, (socket) => {
+    socket.allowHalfOpen = true;
+    const { stream } = fakeMilter();
+    socket.once('end', over).pipe(stream, { end: false }).pipe(socket);
+  });
+  return { address, ended };
+}
 
 /** What was printed, without times. */
 const timeless = (text: string): string => text.replace(/ *\d+(\.\d+)? ms/g, '');
@@ -300,6 +312,8 @@ t.test('a mistake is told before anything is sent', async (t) => {
     mbox: file('mbox.eml', `From alice Sat Jan  1\n${MAIL}`),
     broken: file('broken.eml', 'A: b\nC: d\n e\nno header\n\n'),
     nul: file('nul.eml', 'A: b\nC: \0\n\n'),
+    marked: file('marked.eml', `\ufeff${MAIL}`),
+    utf16: file('utf16.eml', Buffer.from(`\ufeff${MAIL}`, 'utf16le')),
   };
   const mistakes: ReadonlyArray<readonly [argv: string[], status: number, words: string]> = [
     [[mail], 64, '--to is missing: where the milter listens, like --to inet:8891@127.0.0.1'],
@@ -324,6 +338,13 @@ t.test('a mistake is told before anything is sent', async (t) => {
     ],
     [[mail, '--to', address, '--protocol-version', '5'], 64, '--protocol-version must be 2, 3, 4 or 6, got "5"'],
     [[mail, '--to', address, '--hostname', 'a\nb'], 64, '--hostname must be a line of text, got "a\\nb"'],
+    ...['nonsense', '999.1.1.1', '::zz', './s', ''].map((text): [string[], number, string] => [
+      [mail, '--to', address, '--address', text],
+      64,
+      text === ''
+        ? '--address must be a line of text, got ""'
+        : `--address must be an IP address, or the path of a Unix socket from / on, got "${text}"`,
+    ]),
     [[mail, '--to', address, '--helo', ''], 64, '--helo must be a line of text, got ""'],
     [[mail, mail, '--to', address, '--output', 'x'], 64, '--output takes a single message'],
     [[mail, '--to', address, '--output', 'x', '-n', '2'], 64, '--output takes a single message'],
@@ -347,6 +368,11 @@ t.test('a mistake is told before anything is sent', async (t) => {
       65,
       `${files.broken}: Line 4 of the message is no header, it has no name and colon: "no header`,
     ],
+    ...[files.marked, files.utf16].map((path): [string[], number, string] => [
+      [path, '--to', address],
+      65,
+      `${path}: A byte order mark is before the first header (save it as UTF-8 without one)`,
+    ]),
     [[files.nul, '--to', address], 65, `${files.nul}: Line 2 of the message is no header, it holds a NUL`],
   ];
   for (const [argv, status, words = ''] of mistakes) {
@@ -357,6 +383,53 @@ t.test('a mistake is told before anything is sent', async (t) => {
   }
   t.match((await cli(['send', files.mbox, '--to', address])).err, '(the first line is that of an mbox)\n');
   t.strictSame(heard, []);
+  const io = fakeIo({ stdin: MAIL });
+  t.equal(await runCli(['send', files.nul, '-', '--to', address], io), 65);
+  t.notOk(io.stdin.readableDidRead, 'files are opened one after the other, however many there are');
+});
+
+t.test('the SMTP client may have any address', async (t) => {
+  const heard: unknown[] = [];
+  const address = await serving(t, { connect: (...args: unknown[]) => void heard.push(args.slice(1, 3)) });
+  for (const each of ['192.0.2.1', '2001:db8::1', '/run/s']) await send(address, '--address', each);
+  t.strictSame(heard, [
+    ['4', '192.0.2.1'],
+    ['6', '2001:db8::1'],
+    ['L', '/run/s'],
+  ]);
+});
+
+t.test('a milter that does not close the connection after QUIT is not waited for', async (t) => {
+  const { address, ended } = await lingering(t);
+  t.equal((await send(address, '--timeout', '1h')).code, 0);
+  await ended;
+});
+
+t.test('a signal ends what is at work, and what comes next', async (t) => {
+  const controller = new AbortController();
+  const address = await serving(t, { mailFrom: () => controller.abort() });
+  const { code, err } = await cli(['send', mail, mail, '--to', address], { signal: controller.signal });
+  t.equal(code, 69);
+  t.equal(err.match(/mail\.eml: .*the caller has given up/gi)?.length, 2);
+});
+
+t.test('a milter that says progress for ever comes to an end', async (t) => {
+  const slow = await saying(t, {
+    mailFrom(line) {
+      const timer = setInterval(() => line.write(packet('p')), 10);
+      t.teardown(() => clearInterval(timer));
+    },
+  });
+  const words =
+    'The milter failed at mailFrom: It has not come to an end within 300 ms altogether: it says progress again and again, or takes its time for each answer\n';
+  t.strictSame(await send(slow, '--limit', '300ms'), {
+    code: 69,
+    out: '',
+    err: `milter-stream send: ${mail}: ${words}`,
+  });
+  const load = await send(slow, '--limit', '300ms', '-n', '2');
+  t.equal(load.code, 69);
+  t.equal(load.err, `milter-stream send: 2 messages failed: ${words}`);
 });
 
 t.test('a milter that fails: the failure and its exit status, and the next message all the same', async (t) => {

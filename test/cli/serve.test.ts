@@ -7,6 +7,7 @@ import { runCli } from '../../lib/cli/cli.js';
 import { findMilter, tellModule } from '../../lib/cli/milter-module.js';
 import { jsonLog, textLog } from '../../lib/cli/service-log.js';
 import { MilterClient } from '../../lib/client/index.js';
+import { SMFIF_CHGBODY } from '../../lib/constants.js';
 import { MilterError } from '../../lib/errors.js';
 import { shortFolder } from '../helpers/folder.js';
 import { cli, fakeIo, type FakeIo, type World } from './io.js';
@@ -170,6 +171,8 @@ t.test('a mistake in an option', async (t) => {
     [['inet:x'], 64, /Bad socket address/],
     [['--factory', 'forks'], 64, /--factory must be async, thread or fork, got "forks"/],
     [['--actions', 'ADDHDRS,CHNGBODY'], 64, /--actions must be all, none, or some of ADDHDRS,.*, got "CHNGBODY"/],
+    [['--required', 'ADDHDR'], 64, /--required must be all, none, or some of ADDHDRS,.*, got "ADDHDR"/],
+    [['--max-payload', '0'], 64, /--max-payload must be a whole number from 1 to/],
     [['--mode', '888'], 64, /--mode must be an octal mode like 0660, got "888"/],
     [['--context', '{'], 64, /--context is no JSON: /],
     [['--context', `@${join(folder, 'nothing')}`], 66, /Cannot read .*nothing: ENOENT/],
@@ -233,6 +236,20 @@ t.test(
     t.match(none.io.stderr.text, 'SMFIF_ADDHDRS');
   },
 );
+
+t.test('limits reach the factory: what it cannot do without, sizes and times', async (t) => {
+  const { address } = await serve(t, [tagging, 'inet:0', '--required', 'ADDHDRS', '--max-modifications', '1']);
+  t.match(await send(address), 'tempFail', 'a header is more than that');
+  await t.rejects(new MilterClient(address, { actions: SMFIF_CHGBODY }).connect(), { code: 'ERR_MILTER_CONNECTION' });
+  const times = ['--negotiation-timeout', '1ms', '--start-timeout', '1m', '--progress-after', '1s'];
+  const sizes = ['--progress-every', '1s', '--max-payload', '4', '--spool-memory', '0'];
+  const narrow = await serve(t, [tagging, 'inet:0', ...times, ...sizes]);
+  await t.rejects(
+    new MilterClient(narrow.address).connect(),
+    { code: 'ERR_MILTER_CONNECTION' },
+    'an offer has 12 bytes',
+  );
+});
 
 t.test('--log prints a line for each message; --quiet no line at all', async (t) => {
   const text = await serve(t, [tagging, 'inet:0', '--log', 'text']);
