@@ -16,11 +16,12 @@ import { pin } from './lib/pin.js';
 import { writePlots } from './lib/plots.js';
 import { report } from './lib/report.js';
 import type { Row, Run } from './lib/row.js';
+import { proxy } from './proxy.js';
 import { server } from './server.js';
 import { session } from './session.js';
 import { streams } from './streams.js';
 
-const GROUPS: readonly Group[] = [codec, streams, session, server, client, factories];
+const GROUPS: readonly Group[] = [codec, streams, session, server, client, proxy, factories];
 const NAMES = GROUPS.map(({ name }) => name);
 
 const HELP = `npm run bench -- [GROUP ...] [OPTIONS]

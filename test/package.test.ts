@@ -71,7 +71,7 @@ t.test('the package holds what is built from lib/, the texts, and nothing else',
 });
 
 t.test('every entry of exports is there, with its types, and can be imported and required', async (t) => {
-  t.strictSame(ENTRIES, ['.', './codec', './client', './testing', './proxy', './capture']);
+  t.strictSame(ENTRIES, ['.', './codec', './client', './testing', './proxy', './capture', './replay', './web']);
   for (const entry of ENTRIES) {
     const { types, default: code, ...more } = manifest.exports[entry] as Record<string, string>;
     t.strictSame(more, {}, 'one form for everybody');
@@ -282,5 +282,15 @@ const REVIEWED: Readonly<Record<string, { readonly values: string[]; readonly ty
     types: words(`
       CaptureEvent CaptureFormat CaptureWriter CloseEvent ConversationOptions ConversationRecord DataEvent Endpoint GapEvent
       MilterErrorCode NoteRecord OpenEvent PacketRecord ProblemEvent ReadCaptureOptions RedactOptions Side Source`),
+  },
+  './replay': {
+    values: words('MilterError replayCapture'),
+    types: words(
+      'MessageOutcome MilterErrorCode ReplayOptions ReplayStep ReplayTarget ReplayedMessage ReplayedSession',
+    ),
+  },
+  './web': {
+    values: words('Ladder MilterError createLadder htmlReport parseWebPlace'),
+    types: words('LadderOptions LadderPlace MilterErrorCode PageOptions ReportOptions WebPlace'),
   },
 };

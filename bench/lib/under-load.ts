@@ -32,7 +32,7 @@ export async function underLoad(command: readonly string[], traffic: Traffic, se
   }
 }
 
-function fromOutside({ messages, seconds, latencies }: Load): Figures {
+export function fromOutside({ messages, seconds, latencies }: Load): Figures {
   return {
     messagesPerSecond: messages / seconds,
     p50ms: percentile(latencies, 0.5),

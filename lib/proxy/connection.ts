@@ -77,8 +77,9 @@ export class ProxyConnection {
     this.#mta.on('end', () => this.#mtaEnded());
   }
 
-  /** Ends both connections at once. */
+  /** Ends both connections at once: neither is then lost. */
   destroy(): void {
+    this.#milterOver = true;
     this.#mta.destroy();
     this.#milter?.destroy();
   }
@@ -153,10 +154,10 @@ export class ProxyConnection {
 
   /** @returns whether more is welcome */
   #take(from: Side, chunk: Buffer, length: number, reused: boolean): boolean {
-    this.#tell(() => {
+    if (this.#watcher.watching) {
       const bytes = Buffer.from(chunk.subarray(0, length));
-      return { type: 'data', session: this.#id, time: now(), from, bytes };
-    });
+      this.#watcher.event({ type: 'data', session: this.#id, time: now(), from, bytes });
+    }
     const reader = from === 'mta' ? this.#commands : this.#replies;
     if (this.#bytesOnly) {
       this.#pass(from, reused ? Buffer.from(chunk.subarray(0, length)) : chunk.subarray(0, length));

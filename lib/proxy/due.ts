@@ -10,7 +10,7 @@ export interface Due {
   readonly milters: boolean;
   readonly awaited: boolean;
   /** The proxy's own answer, as bytes. */
-  readonly own?: Buffer;
+  readonly own: Buffer | undefined;
   /** Edits of this message have been forwarded. */
   edited: boolean;
 }
@@ -27,8 +27,14 @@ export class DueAnswers {
     return this.#list[0];
   }
 
-  add(due: Omit<Due, 'edited'>): void {
-    this.#list.push({ ...due, edited: false });
+  /** The milter will answer. */
+  expect(stage: Due['stage'], awaited: boolean): void {
+    this.#list.push({ stage, awaited, milters: true, own: undefined, edited: false });
+  }
+
+  /** The proxy answers itself, when it is its turn. */
+  give(stage: Due['stage'], own: Buffer): void {
+    this.#list.push({ stage, awaited: true, milters: false, own, edited: false });
     this.settle();
   }
 

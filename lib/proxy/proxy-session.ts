@@ -99,14 +99,13 @@ export class ProxySession {
   }
 
   #expect(stage: Due['stage'], awaited: boolean): void {
-    const own = this.lost ? { own: this.#inItsPlace(stage) } : {};
-    this.#due.add({ stage, awaited, milters: !this.lost, ...own });
+    if (this.lost) this.#due.give(stage, this.#inItsPlace(stage));
+    else this.#due.expect(stage, awaited);
   }
 
   /** The proxy answers, when it is its turn. */
   answers(stage: Stage | 'negotiate', replies: readonly Reply[]): void {
-    const own = Buffer.concat(replies.map((reply) => encodeReply(reply)));
-    this.#due.add({ stage, awaited: true, milters: false, own });
+    this.#due.give(stage, Buffer.concat(replies.map((reply) => encodeReply(reply))));
   }
 
   /** What has been said is on its way: now what the proxy has to say behind it. */

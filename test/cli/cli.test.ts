@@ -109,7 +109,7 @@ t.test('the man page says what --help says, and nothing in it is a request by ac
 
 t.test('a mistake in the command line is told in a line, with what may have been meant', async (t) => {
   const mistakes: ReadonlyArray<readonly [argv: string[], words: string]> = [
-    [[], 'milter-stream: a command is missing: serve, send, doctor'],
+    [[], 'milter-stream: a command is missing: serve, send, sniff, record, replay, decode, doctor'],
     [['sned'], 'milter-stream: there is no command sned: did you mean send?'],
     [['doc'], 'milter-stream: there is no command doc: did you mean doctor?'],
     [['x'], 'milter-stream: there is no command x'],

@@ -68,6 +68,7 @@ const needed = {
     [isRoot, 'tcpdump captures for root alone'],
     [() => existsSync('/usr/bin/tcpdump'), 'no tcpdump: install the Debian package tcpdump'],
   ],
+  chromium: [[() => existsSync('/usr/bin/chromium'), 'no Chromium: install the Debian package chromium']],
   pymilter: [
     [
       () => existsSync('/usr/lib/python3/dist-packages/Milter'),

@@ -311,7 +311,9 @@ t.test('a hook may end the connection, and say why', async (t) => {
   await mta.negotiate();
   mta.send(say.helo());
   await mta.closed;
+  await settled();
   t.match(errors, [{ code: 'ERR_MILTER_CONNECTION', message: 'enough' }]);
+  t.equal(errors.length, 1, 'that neither connection is there any more is no failure');
   await proxy.close();
 });
 

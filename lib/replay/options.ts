@@ -1,0 +1,68 @@
+/** The options of a replay, checked once, when it begins. */
+import { MODELS, type MailServerName } from '../client/models.js';
+import { replyCodec } from '../codec/replies.js';
+import { MilterError, show } from '../errors.js';
+import type { Leniency } from './compare.js';
+import type { ReplayOptions } from './types.js';
+
+export interface CheckedReplayOptions {
+  readonly sessions: ReadonlySet<string> | undefined;
+  readonly connections: number;
+  readonly speed: number | undefined;
+  readonly leniency: Leniency;
+  readonly like: MailServerName;
+  readonly timeout: number;
+  readonly eobTimeout: number;
+  readonly signal: AbortSignal | undefined;
+}
+
+const MOST = 0x7fff_ffff;
+const KINDS: ReadonlySet<unknown> = new Set(Array.from({ length: 256 }, (_, code) => replyCodec.typeOf(code)));
+
+type Rule = readonly [words: string, holds: (value: unknown) => boolean];
+
+const whole = (max: number): Rule => [
+  `must be a whole number from 1 to ${max}`,
+  (value) => Number.isInteger(value) && (value as number) >= 1 && (value as number) <= max,
+];
+const all = (what: string, holds: (value: unknown) => boolean): Rule => [
+  `must be a list of ${what}`,
+  (value) => Array.isArray(value) && value.every(holds),
+];
+const isText = (value: unknown): boolean => typeof value === 'string';
+
+const RULES: Readonly<Record<keyof ReplayOptions, Rule>> = {
+  sessions: all('names', isText),
+  connections: whole(10_000),
+  speed: ['must be a number above 0', (value) => typeof value === 'number' && value > 0],
+  ignore: all('kinds of replies, like progress', (value) => value !== undefined && KINDS.has(value)),
+  ignoreHeaders: all('names of headers', isText),
+  like: ["must be 'postfix' or 'sendmail'", (value) => typeof value === 'string' && Object.hasOwn(MODELS, value)],
+  timeout: whole(MOST),
+  eobTimeout: whole(MOST),
+  signal: ['must be an AbortSignal', (value) => value instanceof AbortSignal],
+};
+
+/** @throws MilterError ERR_MILTER_OPTION that names the option and what it got */
+export function checkReplayOptions(options: ReplayOptions): CheckedReplayOptions {
+  for (const [name, value] of Object.entries(options)) {
+    const rule = Object.hasOwn(RULES, name) ? RULES[name as keyof ReplayOptions] : undefined;
+    if (rule === undefined) throw bad(name, 'is no option', value);
+    if (value !== undefined && !rule[1](value)) throw bad(name, rule[0], value);
+  }
+  const { sessions, ignore = ['progress'], ignoreHeaders = [], timeout = 30_000 } = options;
+  return {
+    sessions: sessions && new Set(sessions),
+    connections: options.connections ?? 1,
+    speed: options.speed,
+    leniency: { ignore: new Set(ignore), headers: new Set(ignoreHeaders.map((name) => name.toLowerCase())) },
+    like: options.like ?? 'postfix',
+    timeout,
+    eobTimeout: options.eobTimeout ?? Math.max(300_000, timeout),
+    signal: options.signal,
+  };
+}
+
+function bad(name: string, words: string, value: unknown): MilterError {
+  return new MilterError('ERR_MILTER_OPTION', `${name} ${words}, got ${show(value)}`);
+}
