@@ -303,3 +303,23 @@ t.test('P7 a parser keeps its packets in order over a truncated end', async (t) 
   t.strictSame(seen, ['eoh', 'data']);
   parser.parse(Buffer.alloc(0), nowhere);
 });
+
+t.test('P134 what has come of a packet that is not whole yet can be had, however large and however cut', async (t) => {
+  const large = packet('B', Buffer.alloc(300_000, 'abc'));
+  for (const [whole, at] of [
+    [packet('H', 'x'), 0],
+    [packet('H', 'x'), 3],
+    [packet('H', 'x'), 6],
+    [large, 100],
+    [large, 200_001],
+  ] as const) {
+    for (const size of [1000, 70_000]) {
+      const framer = new Framer();
+      for (const chunk of cut(whole.subarray(0, at), size)) framer.push(chunk, new Frames());
+      t.ok(framer.unfinished().equals(whole.subarray(0, at)), `${at} of ${whole.length} bytes, ${size} at a time`);
+    }
+  }
+  const parser = commandParser();
+  parser.parse(large.subarray(0, 9), nowhere);
+  t.equal(parser.unfinished().length, 9);
+});
