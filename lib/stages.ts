@@ -41,6 +41,11 @@ export const STAGES: Readonly<Record<Stage, StageRow>> = {
 /** All stages, in the order of a conversation. */
 export const STAGE_NAMES = Object.keys(STAGES) as readonly Stage[];
 
+/** Whether it is the name of a command that is answered. */
+export function isStage(type: string | undefined): type is Stage {
+  return type !== undefined && Object.hasOwn(STAGES, type);
+}
+
 /** The stage whose macros come under a letter; undefined for ABORT's and letters that nobody knows. */
 export function stageOfLetter(letter: string): Stage | undefined {
   return byLetter.get(letter);

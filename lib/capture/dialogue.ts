@@ -11,6 +11,7 @@ import { parseSmtpReply } from '../codec/smtp-reply.js';
 import { SMFI_VERSION_MIN, SMFIF_ALLOPTS_V1, SMFIP_ALLPROTOS_V1, SMFIP_SKIP } from '../constants.js';
 import type { MilterError } from '../errors.js';
 import { actionNames, protocolNames } from '../names.js';
+import { FINAL_REPLIES } from '../final-replies.js';
 import { STAGES, type Stage } from '../stages.js';
 import { showLetter } from './show.js';
 import type { PacketRecord } from './types.js';
@@ -24,18 +25,6 @@ interface Question {
 
 /** What is known of a packet by its place. */
 export type Place = Pick<PacketRecord, 'answers' | 'problem'>;
-
-const FINAL = new Set([
-  'continue',
-  'accept',
-  'reject',
-  'tempFail',
-  'discard',
-  'connFail',
-  'shutdown',
-  'skip',
-  'replyCode',
-]);
 
 export class Dialogue {
   #known = true;
@@ -82,7 +71,7 @@ export class Dialogue {
     const question = this.#questions[0];
     if (question === undefined) return place(odd ?? 'Nobody has asked for it');
     const type = packet.type === 'malformed' ? replyCodec.typeOf(packet.code) : packet.type;
-    const isFinal = FINAL.has(type as string) || (type === 'negotiate' && question.stage === 'negotiate');
+    const isFinal = FINAL_REPLIES.has(type) || (type === 'negotiate' && question.stage === 'negotiate');
     const answers = { number: question.number, ms: Math.max(0, time - question.time) };
     if (isFinal) this.#questions.shift();
     const problem = odd ?? this.#against(packet as Reply, question.stage);

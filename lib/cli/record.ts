@@ -1,9 +1,8 @@
 /** `milter-stream record`: stands between a mail server and a milter, and writes down what they say. */
 import { formatOf, type CaptureFile } from './capture-file.js';
 import type { Command, Io } from './command.js';
-import { EXIT } from './exit.js';
 import { StatusLine } from './progress.js';
-import { TAP_OPTIONS, tap } from './tap.js';
+import { TAP_EXITS, TAP_OPTIONS, tap } from './tap.js';
 import { count, jsonLine, paintFor } from './terminal.js';
 import { trafficLines, type Traffic } from './traffic.js';
 
@@ -22,12 +21,7 @@ export const record: Command = {
     { name: 'quiet', short: 'q', text: 'Print nothing but failures.' },
   ],
   positionals: { min: 1, max: 1 },
-  exits: [
-    [EXIT.ok, 'stopped'],
-    [EXIT.unavailable, 'it could not listen, or the milter could not be reached, or was lost'],
-    [EXIT.cannotWrite, 'FILE could not be written'],
-    [EXIT.protocol, 'somebody said what is no packet'],
-  ],
+  exits: TAP_EXITS,
   examples: [
     ['record mail.jsonl --listen inet:8892 --upstream inet:8891@127.0.0.1', 'Tell the mail server port 8892.'],
     ['record mail.pcapng --redact --listen /run/tap.sock --group postfix --upstream /run/my.sock', 'For a bug report.'],

@@ -1,9 +1,8 @@
 /** `milter-stream sniff`: stands between a mail server and a milter, and shows what they say. */
 import { formatOf } from './capture-file.js';
 import type { Command, Io } from './command.js';
-import { EXIT } from './exit.js';
 import { LiveOutput } from './outputs.js';
-import { TAP_OPTIONS, tap, type Viewer } from './tap.js';
+import { TAP_EXITS, TAP_OPTIONS, tap, type Viewer } from './tap.js';
 import { jsonLine, paintFor } from './terminal.js';
 import { trafficLines } from './traffic.js';
 import { View, VIEW_OPTIONS, viewOptions } from './view.js';
@@ -32,12 +31,7 @@ export const sniff: Command = {
     ...VIEW_OPTIONS,
   ],
   positionals: { min: 0, max: 0 },
-  exits: [
-    [EXIT.ok, 'stopped'],
-    [EXIT.unavailable, 'it could not listen, or the milter could not be reached, or was lost'],
-    [EXIT.cannotWrite, 'FILE could not be written'],
-    [EXIT.protocol, 'somebody said what is no packet'],
-  ],
+  exits: TAP_EXITS,
   examples: [
     ['sniff --listen inet:8892 --upstream inet:8891@127.0.0.1', 'Tell the mail server port 8892.'],
     ['sniff --listen inet:8892 --upstream inet:8891 --web 8080', 'Look at it in a browser.'],

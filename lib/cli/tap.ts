@@ -7,15 +7,23 @@ import type { ChainedMilter } from '../client/chain.js';
 import { faults } from '../proxy/faults.js';
 import { createProxy, type Proxy } from '../proxy/proxy.js';
 import { CaptureFile } from './capture-file.js';
-import type { Io, OptionRow } from './command.js';
+import type { Command, Io, OptionRow } from './command.js';
 import { EventQueue } from './event-queue.js';
-import { usageError, type CliError } from './exit.js';
+import { EXIT, usageError, type CliError } from './exit.js';
 import { Reading, type Seen, type SeenMessage } from './reading.js';
 import { accountOf, modeOf } from './serve.js';
 import { onStop } from './stop.js';
 import { paintFor, printable } from './terminal.js';
 import { Traffic } from './traffic.js';
 import type { Values } from './values.js';
+
+/** How the commands end that stand in between. */
+export const TAP_EXITS: Command['exits'] = [
+  [EXIT.ok, 'stopped'],
+  [EXIT.unavailable, 'it could not listen, or the milter could not be reached, or was lost'],
+  [EXIT.cannotWrite, 'FILE could not be written'],
+  [EXIT.protocol, 'somebody said what is no packet'],
+];
 
 /** The options of both. */
 export const TAP_OPTIONS: readonly OptionRow[] = [

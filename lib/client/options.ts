@@ -1,6 +1,16 @@
 /** The options of a client, checked once, when it is made. */
 import * as c from '../constants.js';
-import { MilterError, show } from '../errors.js';
+import {
+  abortSignal,
+  holdToRules,
+  isWhole,
+  MAX_MS,
+  oneOf,
+  optionError,
+  wholeTo,
+  yesOrNo,
+  type Rule,
+} from '../option-rules.js';
 import { Message } from './message.js';
 import type { ClientOptions } from './types.js';
 
@@ -9,12 +19,9 @@ export type CheckedClientOptions = {
   readonly [K in Exclude<keyof ClientOptions, 'signal'>]-?: NonNullable<ClientOptions[K]>;
 } & Pick<ClientOptions, 'signal'>;
 
-/** setTimeout() takes no more; longer ones would fire at once. */
-const NEVER = 0x7fff_ffff;
-
 /** How long each server waits unless it is told otherwise, in ms: chapter "Timeouts" of both servers' documentation. */
 const PATIENCE = {
-  postfix: { connectTimeout: 30_000, commandTimeout: 30_000, contentTimeout: 300_000, eobTimeout: NEVER },
+  postfix: { connectTimeout: 30_000, commandTimeout: 30_000, contentTimeout: 300_000, eobTimeout: MAX_MS },
   sendmail: { connectTimeout: 300_000, commandTimeout: 10_000, contentTimeout: 10_000, eobTimeout: 300_000 },
 };
 
@@ -26,19 +33,9 @@ const STEPS_OF_VERSION: ReadonlyMap<unknown, number> = new Map([
   [6, c.SMFIP_ALLPROTOS],
 ]);
 
-type Rule = readonly [words: string, holds: (value: unknown) => boolean];
-
-const isWhole = (value: unknown, min: number, max: number): boolean =>
-  Number.isInteger(value) && (value as number) >= min && (value as number) <= max;
-
 const bits: Rule = ['must be a number of 32 bits', (value) => isWhole(value, 0, 0xffff_ffff)];
 
-const timeout: Rule = [`must be a whole number from 1 to ${NEVER}`, (value) => isWhole(value, 1, NEVER)];
-
-const oneOf = (...words: readonly string[]): Rule => [
-  `must be ${words.map((word) => `'${word}'`).join(' or ')}`,
-  (value) => words.includes(value as string),
-];
+const timeout = wholeTo(MAX_MS);
 
 const RULES: Readonly<Record<keyof ClientOptions, Rule>> = {
   version: ['must be 2, 3, 4 or 6', (value) => STEPS_OF_VERSION.has(value)],
@@ -46,7 +43,7 @@ const RULES: Readonly<Record<keyof ClientOptions, Rule>> = {
   protocol: bits,
   like: oneOf('postfix', 'sendmail'),
   macros: ['must be an object of objects', (value) => typeof value === 'object' && value !== null],
-  ownMacros: ['must be true or false', (value) => typeof value === 'boolean'],
+  ownMacros: yesOrNo,
   connectTimeout: timeout,
   commandTimeout: timeout,
   contentTimeout: timeout,
@@ -57,7 +54,7 @@ const RULES: Readonly<Record<keyof ClientOptions, Rule>> = {
     'must be a string or a Buffer of header lines',
     (value) => (typeof value === 'string' || value instanceof Uint8Array) && isHeader(value),
   ],
-  signal: ['must be an AbortSignal', (value) => value instanceof AbortSignal],
+  signal: abortSignal,
 };
 
 /**
@@ -68,12 +65,8 @@ export function checkClientOptions(
   options: ClientOptions,
   defaultAction: NonNullable<ClientOptions['defaultAction']>,
 ): CheckedClientOptions {
-  if (typeof options !== 'object' || options === null) throw bad('options', 'must be an object', options);
-  for (const [name, value] of Object.entries(options)) {
-    if (!Object.hasOwn(RULES, name)) throw bad(name, 'is no option', value);
-    const [words, holds] = RULES[name as keyof ClientOptions];
-    if (value !== undefined && !holds(value)) throw bad(name, words, value);
-  }
+  if (typeof options !== 'object' || options === null) throw optionError('options', 'must be an object', options);
+  holdToRules(options, RULES);
   const { version = c.SMFI_VERSION, like = 'postfix' } = options;
   const patience = PATIENCE[like];
   return {
@@ -100,8 +93,4 @@ function isHeader(text: string | Uint8Array): boolean {
   } catch {
     return false;
   }
-}
-
-function bad(name: string, words: string, value: unknown): MilterError {
-  return new MilterError('ERR_MILTER_OPTION', `${name} ${words}, got ${show(value)}`);
 }

@@ -2,7 +2,7 @@
 import type { Socket } from 'node:net';
 import { availableParallelism } from 'node:os';
 import { MilterError } from '../errors.js';
-import { optionError } from '../session/options.js';
+import { optionError } from '../option-rules.js';
 import { serve, type Served } from './connection.js';
 import { Factory } from './factory.js';
 import { threadLink } from './links.js';

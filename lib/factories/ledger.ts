@@ -18,7 +18,7 @@ import { Conversation, GO_ON } from '../session/conversation.js';
 import { outOfOrder } from '../session/failures.js';
 import { agreementOf, negotiate, NOTHING_WANTED, type Agreement } from '../session/negotiate.js';
 import { replyOf, scopeOf, scopeOfAnswer, type Scope } from '../session/verdicts.js';
-import { STAGES, type Stage } from '../stages.js';
+import { isStage, STAGES, type Stage } from '../stages.js';
 
 /** A command, as far as the ledger knows it: macros travel with the others. */
 export type Sent = Exclude<Command['type'], 'macro'>;
@@ -245,10 +245,6 @@ export class Ledger {
     this.#over(scopeOf(TEMPFAIL, command.stage as Stage), command, this.#refusal);
     return this.#refusal;
   }
-}
-
-function isStage(type: string | undefined): type is Stage {
-  return type !== undefined && Object.hasOwn(STAGES, type);
 }
 
 /** The verdict that a reply says; with the text of a reply code. */

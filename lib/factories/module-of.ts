@@ -3,7 +3,7 @@ import { existsSync } from 'node:fs';
 import { isAbsolute } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 import { MilterError } from '../errors.js';
-import { MAX_MS, optionError } from '../session/options.js';
+import { MAX_MS, optionError } from '../option-rules.js';
 import type { MilterClass } from '../session/milter-class.js';
 import type { ProtocolClass } from '../session/protocol.js';
 import type { WorkerStart } from './messages.js';

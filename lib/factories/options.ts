@@ -1,16 +1,8 @@
 /** The arguments of a factory, in both of their forms, checked once. */
+import { MAX_MS, optionError } from '../option-rules.js';
 import type { ResourceLimits } from 'node:worker_threads';
 import { SMFIF_ALLOPTS } from '../constants.js';
-import {
-  actionBits,
-  checkOptions,
-  flag,
-  MAX_MS,
-  optionError,
-  whole,
-  type CheckedOptions,
-  type SessionOptions,
-} from '../session/options.js';
+import { actionBits, checkOptions, flag, whole, type CheckedOptions, type SessionOptions } from '../session/options.js';
 import type { ListenOptions } from '../sockets/listen.js';
 
 export interface FactoryOptions<Context = unknown> extends SessionOptions<Context> {

@@ -2,7 +2,7 @@
 import { availableParallelism } from 'node:os';
 import type { Socket } from 'node:net';
 import type { MilterError } from '../errors.js';
-import { optionError } from '../session/options.js';
+import { optionError } from '../option-rules.js';
 import { serve, type ConnectionEvents, type Served } from './connection.js';
 import { Factory } from './factory.js';
 import type { StartLink } from './links.js';

@@ -1,7 +1,8 @@
 /** Runs a factory as a service: signals and systemd on one side, run(), close() and reload() on the other. */
 import { formatAddress, type SocketAddress } from '../address.js';
 import type { MilterError } from '../errors.js';
-import { careful, checkOptions, optionError, type Logger } from '../session/options.js';
+import { optionError } from '../option-rules.js';
+import { careful, checkOptions, type Logger } from '../session/options.js';
 import { SystemdNotify } from './systemd-notify.js';
 import { isMilterWorker } from './worker-context.js';
 

@@ -1,5 +1,5 @@
 /** ThreadFactory: sessions in worker threads. */
-import { optionError } from '../session/options.js';
+import { optionError } from '../option-rules.js';
 import { threadLink, type StartLink } from './links.js';
 import { PooledFactory } from './pooled.js';
 

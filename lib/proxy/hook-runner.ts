@@ -6,7 +6,7 @@ import type { NegotiateReply, Reply } from '../codec/replies.js';
 import { ACTION_OF, isModification } from '../client/modify.js';
 import { MilterError } from '../errors.js';
 import { actionNames } from '../names.js';
-import { STAGES, type Stage } from '../stages.js';
+import { isStage } from '../stages.js';
 import { spaced } from './agreement.js';
 import type { ProxySession } from './proxy-session.js';
 import type { OwnAnswer, ProxyContext, ProxyHooks } from './types.js';
@@ -23,7 +23,6 @@ export interface Ends {
 type Heard = Command | OddPacket;
 type Said = Reply | OddPacket;
 
-const isStage = (type: string): type is Stage => Object.hasOwn(STAGES, type);
 const isPromise = (value: unknown): value is PromiseLike<unknown> =>
   typeof value === 'object' && value !== null && 'then' in value && typeof value.then === 'function';
 

@@ -4,9 +4,10 @@
  */
 import { decodeCommand, decodeReply, encodeReply } from '../codec/index.js';
 import type { NegotiateCommand } from '../codec/commands.js';
-import type { NegotiateReply, Reply } from '../codec/replies.js';
+import { replyCodec, type NegotiateReply, type Reply } from '../codec/replies.js';
 import { SMFI_VERSION } from '../constants.js';
 import type { MilterError } from '../errors.js';
+import { FINAL_REPLIES } from '../final-replies.js';
 import { stageOfLetter, type Stage } from '../stages.js';
 import { Agreement } from './agreement.js';
 import { DueAnswers, type Due } from './due.js';
@@ -20,8 +21,8 @@ const CODE = {
   skip: 0x73, // s
 };
 
-/** The replies that end the waiting; progress and edits do not. */
-const FINAL = new Set(Buffer.from('cartdyf4s'));
+/** Whether a reply ends the waiting, by its code. */
+const IS_FINAL = Array.from({ length: 256 }, (_, code) => FINAL_REPLIES.has(replyCodec.typeOf(code)));
 
 const CONTINUE = encodeReply({ type: 'continue' });
 
@@ -120,7 +121,7 @@ export class ProxySession {
       const reply = understood(() => decodeReply(buffer.subarray(start, end)) as NegotiateReply);
       return reply === undefined || this.agrees(reply, reply);
     }
-    return FINAL.has(code) ? this.answered(code) : this.says(code);
+    return IS_FINAL[code] === true ? this.answered(code) : this.says(code);
   }
 
   /** @returns whether the mail server is to hear it as it is */

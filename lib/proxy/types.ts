@@ -56,7 +56,7 @@ export interface ProxyOptions {
   trickle?: number | undefined;
 }
 
-/** Options of several milters behind one proxy: those of the client, which see MilterChain. */
+/** What a proxy tells. */
 export interface ProxyEvents {
   /** Everything that is said on either side, as it was said, and the beginning and end of each connection. */
   event: [event: CaptureEvent];

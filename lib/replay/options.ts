@@ -1,7 +1,7 @@
 /** The options of a replay, checked once, when it begins. */
 import { MODELS, type MailServerName } from '../client/models.js';
 import { replyCodec } from '../codec/replies.js';
-import { MilterError, show } from '../errors.js';
+import { abortSignal, holdToRules, MAX_MS, wholeTo, type Rule } from '../option-rules.js';
 import type { Leniency } from './compare.js';
 import type { ReplayOptions } from './types.js';
 
@@ -16,15 +16,8 @@ export interface CheckedReplayOptions {
   readonly signal: AbortSignal | undefined;
 }
 
-const MOST = 0x7fff_ffff;
 const KINDS: ReadonlySet<unknown> = new Set(Array.from({ length: 256 }, (_, code) => replyCodec.typeOf(code)));
 
-type Rule = readonly [words: string, holds: (value: unknown) => boolean];
-
-const whole = (max: number): Rule => [
-  `must be a whole number from 1 to ${max}`,
-  (value) => Number.isInteger(value) && (value as number) >= 1 && (value as number) <= max,
-];
 const all = (what: string, holds: (value: unknown) => boolean): Rule => [
   `must be a list of ${what}`,
   (value) => Array.isArray(value) && value.every(holds),
@@ -33,23 +26,19 @@ const isText = (value: unknown): boolean => typeof value === 'string';
 
 const RULES: Readonly<Record<keyof ReplayOptions, Rule>> = {
   sessions: all('names', isText),
-  connections: whole(10_000),
+  connections: wholeTo(10_000),
   speed: ['must be a number above 0', (value) => typeof value === 'number' && value > 0],
   ignore: all('kinds of replies, like progress', (value) => value !== undefined && KINDS.has(value)),
   ignoreHeaders: all('names of headers', isText),
   like: ["must be 'postfix' or 'sendmail'", (value) => typeof value === 'string' && Object.hasOwn(MODELS, value)],
-  timeout: whole(MOST),
-  eobTimeout: whole(MOST),
-  signal: ['must be an AbortSignal', (value) => value instanceof AbortSignal],
+  timeout: wholeTo(MAX_MS),
+  eobTimeout: wholeTo(MAX_MS),
+  signal: abortSignal,
 };
 
 /** @throws MilterError ERR_MILTER_OPTION that names the option and what it got */
 export function checkReplayOptions(options: ReplayOptions): CheckedReplayOptions {
-  for (const [name, value] of Object.entries(options)) {
-    const rule = Object.hasOwn(RULES, name) ? RULES[name as keyof ReplayOptions] : undefined;
-    if (rule === undefined) throw bad(name, 'is no option', value);
-    if (value !== undefined && !rule[1](value)) throw bad(name, rule[0], value);
-  }
+  holdToRules(options, RULES);
   const { sessions, ignore = ['progress'], ignoreHeaders = [], timeout = 30_000 } = options;
   return {
     sessions: sessions && new Set(sessions),
@@ -61,8 +50,4 @@ export function checkReplayOptions(options: ReplayOptions): CheckedReplayOptions
     eobTimeout: options.eobTimeout ?? Math.max(300_000, timeout),
     signal: options.signal,
   };
-}
-
-function bad(name: string, words: string, value: unknown): MilterError {
-  return new MilterError('ERR_MILTER_OPTION', `${name} ${words}, got ${show(value)}`);
 }

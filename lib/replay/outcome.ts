@@ -7,9 +7,8 @@ import type { MacroCommand } from '../codec/commands.js';
 import type { OddPacket } from '../codec/parser.js';
 import type { Reply } from '../codec/replies.js';
 import { parseSmtpReply } from '../codec/smtp-reply.js';
-import { STAGES } from '../stages.js';
+import { isStage, STAGES } from '../stages.js';
 import type { Leniency } from './compare.js';
-import { isStage } from './standing.js';
 import type { MessageOutcome, ReplayedMessage, ReplayStep } from './types.js';
 
 /** Whether header values have all that follows the colon (SMFIP_HDR_LEADSPC). */

@@ -11,28 +11,15 @@ import { commandCodec } from '../codec/commands.js';
 import { SMFIP_HDR_LEADSPC } from '../constants.js';
 import { MilterError } from '../errors.js';
 import { actionNames, protocolNames } from '../names.js';
-import { STAGES, STAGE_NAMES, type Stage } from '../stages.js';
+import { FINAL_REPLIES } from '../final-replies.js';
+import { isStage, STAGES, STAGE_NAMES, type Stage } from '../stages.js';
 import { sameReplies } from './compare.js';
 import type { CheckedReplayOptions } from './options.js';
 import { Passages, replayedMessage } from './outcome.js';
 import type { Line, Script } from './script.js';
-import { isStage, Standing } from './standing.js';
+import { Standing } from './standing.js';
 import type { ReplayedSession, ReplayStep } from './types.js';
 import type { Wire } from './wire.js';
-
-/** No negotiation comes without them: what is no final reply. */
-const FINAL = new Set([
-  'continue',
-  'accept',
-  'reject',
-  'tempFail',
-  'discard',
-  'connFail',
-  'shutdown',
-  'skip',
-  'replyCode',
-  'negotiate',
-]);
 
 const ANY_SIZE = 0x3fff_ffff;
 
@@ -170,7 +157,7 @@ export class Play {
           ? await wire.reply(left, `It has not come to an end within ${eobTimeout} ms`)
           : await wire.reply(timeout);
       replies.push(reply);
-      if (!FINAL.has(reply.type)) continue;
+      if (!FINAL_REPLIES.has(reply.type) && reply.type !== 'negotiate') continue;
       if (stage !== 'negotiate') this.#standing.note(stage, reply);
       else if (reply.type === 'negotiate') this.#agree(reply);
       else throw new MilterError('ERR_MILTER_NEGOTIATION', `It answered the offer with ${reply.type}`);

@@ -6,11 +6,9 @@ import type { Command } from '../codec/commands.js';
 import type { OddPacket } from '../codec/parser.js';
 import type { NegotiateReply, Reply } from '../codec/replies.js';
 import { protocolNames } from '../names.js';
-import { STAGES, type Stage } from '../stages.js';
+import { isStage, STAGES, type Stage } from '../stages.js';
 
 type Heard = Command | OddPacket;
-
-export const isStage = (type: string): type is Stage => Object.hasOwn(STAGES, type);
 
 /** Of a milter that does not want to hear of MAIL the next message may begin with anything. */
 const ENDS_MESSAGE = new Set(['mailFrom', 'eob', 'helo', 'abort', 'quitNewConnection']);

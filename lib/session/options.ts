@@ -1,7 +1,8 @@
 /** The options of a session, checked once, when the session or the factory is made. */
 import createDebug from 'debug';
 import { MILTER_MDS_1M, SMFIF_ALLOPTS, SMFIP_ALLPROTOS, type Verdict } from '../constants.js';
-import { MilterError, show } from '../errors.js';
+import type { MilterError } from '../errors.js';
+import { MAX_MS, optionError } from '../option-rules.js';
 import type { Stage } from '../stages.js';
 
 const debug = createDebug('milter:log');
@@ -105,9 +106,6 @@ const DEFAULTS: CheckedOptions = {
   logMessages: false,
 };
 
-/** setTimeout() takes no more; longer ones would fire at once. */
-export const MAX_MS = 0x7fff_ffff;
-
 type Check = (name: string, value: unknown) => void;
 
 /** @throws MilterError ERR_MILTER_OPTION unless it is a whole number in a range */
@@ -170,10 +168,6 @@ const CHECKS: Readonly<Record<keyof SessionOptions, Check>> = {
   },
   logMessages: flag,
 };
-
-export function optionError(name: string, rule: string, value: unknown): MilterError {
-  return new MilterError('ERR_MILTER_OPTION', `${name} ${rule}, got ${show(value)}`);
-}
 
 /**
  * Options that are there are checked, the others get their defaults.
