@@ -5,12 +5,13 @@ import type { CaptureEvent, Side } from '../capture/types.js';
 import { commandParser, replyParser } from '../codec/parser.js';
 import { MilterError } from '../errors.js';
 import { readSocket } from '../sockets/shared-reads.js';
+import { reach, type Dial } from './dialling.js';
 import { endpointsOf } from './endpoints.js';
 import { HookRunner } from './hook-runner.js';
 import type { CheckedProxyOptions } from './options.js';
 import { ProxySession } from './proxy-session.js';
+import { penFor, type Pen } from './pen.js';
 import { HookedReader, PlainReader, type NoPackets, type Reader } from './reader.js';
-import { plain, trickling, type Pen } from './trickle.js';
 import type { ProxyContext, ProxyHooks } from './types.js';
 
 /** What the proxy is told. */
@@ -31,14 +32,24 @@ export class ProxyConnection {
   readonly #options: CheckedProxyOptions;
   readonly #hooks: ProxyHooks | undefined;
   readonly #session: ProxySession;
-  readonly #pen: Pen;
+  readonly #toMta: Pen;
+  /** Aborted when the mail server says no more, or the connection is ended. */
+  readonly #leaving = new AbortController();
   #milter: Duplex | undefined;
+  #toMilter: Pen | undefined;
   #commands: Reader;
   #replies: Reader;
   /** What came was no packet: from now on bytes are passed on as they come. */
   #bytesOnly = false;
+  #dialling = true;
+  /** The milter says no more. */
   #milterOver = false;
-  #closed = false;
+  #mtaClosed = false;
+  #milterClosed = false;
+  #over = false;
+  /** Runs when one side has left, and the other is to do so. */
+  #linger: NodeJS.Timeout | undefined;
+  #error: string | undefined;
 
   constructor(id: string, mta: Duplex, hooks: ProxyHooks | undefined, options: CheckedProxyOptions, watcher: Watcher) {
     this.#id = id;
@@ -46,9 +57,9 @@ export class ProxyConnection {
     this.#hooks = hooks;
     this.#options = options;
     this.#watcher = watcher;
-    this.#pen = options.trickle === undefined ? plain : trickling(options.trickle);
+    this.#toMta = penFor(mta, options.trickle, () => this.#resume('milter'));
     const port = {
-      toMta: (bytes: Buffer) => this.#toMta(bytes),
+      toMta: (bytes: Buffer) => this.#toMta.write(bytes),
       report: (error: MilterError) => watcher.report(error),
       destroy: () => this.destroy(),
     };
@@ -59,20 +70,20 @@ export class ProxyConnection {
   }
 
   /** Connects to the milter, and begins. */
-  async start(dial: () => Promise<Duplex> | Duplex): Promise<void> {
-    let failure: MilterError | undefined;
-    try {
-      this.#milter = await dial();
-    } catch (error) {
-      failure = error as MilterError;
-    }
+  async start(dial: Dial): Promise<void> {
+    const milter = await reach(dial, this.#options.connectTimeout, this.#leaving.signal);
+    const failure = milter instanceof MilterError ? milter : undefined;
+    this.#dialling = false;
+    if (failure === undefined) this.#join(milter as Duplex);
     this.#tell(() => ({ type: 'open', session: this.#id, time: now(), ...endpointsOf(this.#mta, this.#milter) }));
-    if (this.#closed) {
+    if (this.#mta.destroyed) {
       this.#milter?.destroy();
+      this.#mtaGone();
+      this.#finish();
       return;
     }
-    if (this.#milter === undefined) this.#session.fail(failure as MilterError);
-    else this.#join(this.#milter);
+    if (failure === undefined) this.#listen(this.#milter as Duplex, 'milter');
+    else this.#session.fail(failure);
     this.#listen(this.#mta, 'mta');
     this.#mta.on('end', () => this.#mtaEnded());
   }
@@ -80,25 +91,29 @@ export class ProxyConnection {
   /** Ends both connections at once: neither is then lost. */
   destroy(): void {
     this.#milterOver = true;
+    this.#leaving.abort();
     this.#mta.destroy();
     this.#milter?.destroy();
   }
 
   #join(milter: Duplex): void {
+    this.#milter = milter;
+    this.#toMilter = penFor(milter, this.#options.trickle, () => this.#resume('mta'));
     milter.on('error', (error) => this.#milterGone(error.message, error));
     milter.on('end', () => this.#milterGone('it has closed the connection'));
-    milter.on('close', () => this.#milterGone('the connection was closed'));
-    milter.on('drain', () => this.#resume('mta'));
-    this.#mta.on('drain', () => this.#resume('milter'));
-    this.#listen(milter, 'milter');
+    milter.on('close', () => {
+      this.#milterClosed = true;
+      this.#milterGone('the connection was closed');
+      this.#finish();
+    });
   }
 
   /** Whole packets, as they are; or past the hooks. */
   #readers(): [commands: Reader, replies: Reader] {
     const { maxPayload } = this.#options;
     const session = this.#session;
-    const toMta = (bytes: Buffer): void => this.#toMta(bytes);
-    const toMilter = (bytes: Buffer): void => this.#toMilter(bytes);
+    const toMta = (bytes: Buffer): void => this.#toMta.write(bytes);
+    const toMilter = (bytes: Buffer): void => this.#toMilter?.write(bytes);
     if (this.#hooks === undefined) {
       return [
         new PlainReader(maxPayload, (buffer, start, end) => session.heard(buffer, start, end), toMilter),
@@ -127,6 +142,7 @@ export class ProxyConnection {
     return {
       id: this.#id,
       state: new Map(),
+      signal: this.#leaving.signal,
       get agreed() {
         return session.agreement.milter;
       },
@@ -166,8 +182,8 @@ export class ProxyConnection {
       if (left !== undefined) this.#noPackets(from, left);
       else if (from === 'milter') this.#session.settle();
     }
-    const to = from === 'mta' ? this.#milter : this.#mta;
-    return !reader.busy && to?.writableNeedDrain !== true;
+    this.#linger?.refresh();
+    return !reader.full && this.#penOf(from)?.full !== true;
   }
 
   /** Bytes pass from now on, in both directions: also what waited for the rest of a packet. */
@@ -182,6 +198,13 @@ export class ProxyConnection {
     const other = from === 'mta' ? 'milter' : 'mta';
     this.#behind(from, () => this.#pass(from, bytes));
     this.#behind(other, () => this.#pass(other, this.#readerOf(other).unfinished()));
+    if (this.#session.lost) this.#behind(from, () => this.#nobodyThere());
+  }
+
+  /** There is no milter that could judge it, and nobody else could answer. */
+  #nobodyThere(): void {
+    this.#toMta.end();
+    this.#awaitEnd('mail server');
   }
 
   /** Behind what waits for a hook. */
@@ -195,45 +218,44 @@ export class ProxyConnection {
     return from === 'mta' ? this.#commands : this.#replies;
   }
 
+  /** Where it goes on. */
+  #penOf(from: Side): Pen | undefined {
+    return from === 'mta' ? this.#toMilter : this.#toMta;
+  }
+
   #pass(from: Side, bytes: Buffer): void {
-    if (bytes.length === 0) return;
-    if (from === 'mta') this.#toMilter(bytes);
-    else this.#toMta(bytes);
-  }
-
-  #toMta(bytes: Buffer): void {
-    if (this.#mta.writable) this.#pen.write(this.#mta, bytes);
-  }
-
-  #toMilter(bytes: Buffer): void {
-    const milter = this.#milter;
-    if (milter?.writable === true) this.#pen.write(milter, bytes);
+    if (bytes.length > 0) this.#penOf(from)?.write(bytes);
   }
 
   #resume(from: Side): void {
-    const reader = this.#readerOf(from);
-    const [source, to] = from === 'mta' ? [this.#mta, this.#milter] : [this.#milter, this.#mta];
-    if (!reader.busy && to?.writableNeedDrain !== true) source?.resume();
+    if (!this.#readerOf(from).full && this.#penOf(from)?.full !== true)
+      (from === 'mta' ? this.#mta : this.#milter)?.resume();
   }
 
   /** The mail server says no more. */
   #mtaEnded(): void {
     this.#session.quitting = true;
+    this.#leaving.abort();
     this.#behind('mta', () => {
       if (!this.#bytesOnly) this.#pass('mta', this.#commands.unfinished());
-      const milter = this.#milter;
-      if (milter === undefined || milter.destroyed) this.#pen.end(this.#mta);
-      else this.#pen.end(milter);
+      if (this.#milterOver || this.#toMilter === undefined) {
+        this.#toMta.end();
+        this.#awaitEnd('mail server');
+      } else {
+        this.#toMilter.end();
+        this.#awaitEnd('milter');
+      }
     });
   }
 
   #milterGone(why: string, cause?: Error): void {
-    if (this.#closed || this.#milterOver) return;
+    if (this.#mtaClosed || this.#milterOver) return;
     this.#milterOver = true;
     this.#behind('milter', () => {
       if (this.#session.quitting || this.#bytesOnly) {
         if (!this.#bytesOnly) this.#pass('milter', this.#replies.unfinished());
-        this.#pen.end(this.#mta);
+        this.#toMta.end();
+        this.#awaitEnd('mail server');
         return;
       }
       const what = `The connection to the milter was lost: ${why}`;
@@ -244,13 +266,37 @@ export class ProxyConnection {
   }
 
   #mtaGone(error?: string): void {
-    if (this.#closed) return;
-    this.#closed = true;
+    if (this.#mtaClosed) return;
+    this.#mtaClosed = true;
+    this.#error = error;
+    this.#leaving.abort();
     this.#commands.close();
     this.#replies.close();
     // What the milter has not been told yet, QUIT for one, is still on its way.
     if (error !== undefined) this.#milter?.destroy();
-    else if (this.#milter !== undefined) this.#pen.end(this.#milter);
+    else this.#toMilter?.end();
+    this.#awaitEnd('milter');
+    this.#finish();
+  }
+
+  /** One side has left. What the other one still has to say may take its time; silence may not. */
+  #awaitEnd(who: 'mail server' | 'milter'): void {
+    const { closeTimeout } = this.#options;
+    clearTimeout(this.#linger);
+    this.#linger = setTimeout(() => {
+      const what = `The ${who} has not closed its connection within ${closeTimeout} ms after the other side`;
+      this.#watcher.report(new MilterError('ERR_MILTER_TIMEOUT', what));
+      this.destroy();
+    }, closeTimeout);
+  }
+
+  /** When both are gone. */
+  #finish(): void {
+    const isMilterThere = this.#dialling || (this.#milter !== undefined && !this.#milterClosed);
+    if (this.#over || !this.#mtaClosed || isMilterThere) return;
+    this.#over = true;
+    clearTimeout(this.#linger);
+    const error = this.#error;
     this.#tell(() => ({ type: 'close', session: this.#id, time: now(), ...(error !== undefined && { error }) }));
     this.#watcher.closed();
   }

@@ -1,14 +1,21 @@
 /** Asks the hooks about each packet, and does what they say. What they may not say is an error, and the packet passes. */
 import { encodeCommand, encodeReply } from '../codec/index.js';
 import type { Command, NegotiateCommand } from '../codec/commands.js';
-import type { OddPacket } from '../codec/parser.js';
 import type { NegotiateReply, Reply } from '../codec/replies.js';
-import { ACTION_OF, isModification } from '../client/modify.js';
+import { isModification } from '../client/modify.js';
 import { MilterError } from '../errors.js';
-import { actionNames } from '../names.js';
 import { isStage } from '../stages.js';
 import { spaced } from './agreement.js';
-import type { ProxySession } from './proxy-session.js';
+import {
+  answerOf,
+  checkEdit,
+  commandResult,
+  kindOfCommand,
+  replyResult,
+  type Heard,
+  type Said,
+} from './hook-results.js';
+import { CONTINUE, type ProxySession } from './proxy-session.js';
 import type { OwnAnswer, ProxyContext, ProxyHooks } from './types.js';
 
 /** Larger than any mail server sends: the proxy passes on what it has read. */
@@ -19,9 +26,6 @@ export interface Ends {
   toMilter(bytes: Buffer): void;
   report(error: MilterError): void;
 }
-
-type Heard = Command | OddPacket;
-type Said = Reply | OddPacket;
 
 const isPromise = (value: unknown): value is PromiseLike<unknown> =>
   typeof value === 'object' && value !== null && 'then' in value && typeof value.then === 'function';
@@ -43,8 +47,7 @@ export class HookRunner {
   command(packet: Heard): PromiseLike<void> | void {
     return this.#ask(
       () => this.#hooks.command?.(packet, this.#context),
-      (result) => this.#commanded(packet, result as Awaited<ReturnType<NonNullable<ProxyHooks['command']>>>),
-      () => this.#commanded(packet, undefined),
+      (result) => this.#commanded(packet, result),
     );
   }
 
@@ -52,18 +55,17 @@ export class HookRunner {
   reply(packet: Said): PromiseLike<void> | void {
     return this.#ask(
       () => this.#hooks.reply?.(packet, this.#context),
-      (result) => this.#replied(packet, result as Awaited<ReturnType<NonNullable<ProxyHooks['reply']>>>),
-      () => this.#replied(packet, undefined),
+      (result) => this.#replied(packet, result),
     );
   }
 
-  /** @param otherwise what is done where the hook throws, or wants what cannot be */
-  #ask(hook: () => unknown, act: (result: unknown) => void, otherwise: () => void): PromiseLike<void> | void {
+  /** @param act does nothing yet when it throws; of undefined it does not throw */
+  #ask(hook: () => unknown, act: (result: unknown) => void): PromiseLike<void> | void {
     const failed = (cause: unknown): void => {
       const wrapped =
         cause instanceof MilterError ? cause : new MilterError('ERR_MILTER_CALLBACK', words(cause), { cause });
       this.#ends.report(wrapped);
-      otherwise();
+      act(undefined);
     };
     const guarded = (result: unknown): void => {
       try {
@@ -72,100 +74,88 @@ export class HookRunner {
         failed(error);
       }
     };
+    let result: unknown;
     try {
-      const result = hook();
+      result = hook();
       if (isPromise(result)) return result.then(guarded, failed);
-      guarded(result);
     } catch (error) {
-      failed(error);
+      return failed(error);
     }
+    guarded(result);
   }
 
-  #commanded(packet: Heard, result: Heard | OwnAnswer | false | void): void {
+  #commanded(packet: Heard, result: unknown): void {
     const session = this.#session;
-    if (result !== undefined && result !== false && 'answer' in result) {
-      this.#answer(packet, result.answer);
-      return;
+    const outcome = commandResult(packet, result);
+    const kind = kindOfCommand(packet);
+    if (outcome === false) {
+      if (isStage(kind) && session.agreement.isAwaited(kind)) session.answers(kind, [{ type: 'continue' }]);
+    } else if ('answer' in outcome) this.#answer(packet, outcome);
+    else {
+      const bytes = this.#bytesOfCommand(packet, outcome);
+      if (this.#admitted(packet, outcome)) this.#ends.toMilter(bytes);
     }
-    if (result === false) {
-      if (isStage(packet.type) && session.agreement.isAwaited(packet.type))
-        session.answers(packet.type, [{ type: 'continue' }]);
-      return;
-    }
-    const changed = result ?? packet;
-    const bytes = changed === packet ? this.#rawCommand(packet) : encodeCommand(changed as Command, ANY_SIZE);
-    if (this.#admitted(packet, changed)) this.#ends.toMilter(bytes);
   }
 
   #admitted(packet: Heard, changed: Heard): boolean {
     const session = this.#session;
     if (packet.type === 'negotiate') return session.offered(packet, changed as NegotiateCommand);
-    if (isStage(packet.type)) return session.asks(packet.type);
-    if (packet.type === 'quit') session.quitting = true;
+    const kind = kindOfCommand(packet);
+    if (isStage(kind)) return session.asks(kind);
+    if (kind === 'quit') session.quitting = true;
     return !session.lost;
   }
 
   /** Byte for byte, unless the two sides have agreed differently on the space before a header's value. */
-  #rawCommand(packet: Heard): Buffer {
+  #bytesOfCommand(packet: Heard, changed: Heard): Buffer {
     const more = this.#session.agreement.spaceForMilter;
-    if (packet.type !== 'header' || more === 0) return packet.raw as Buffer;
-    const { name, value } = packet;
-    return encodeCommand({ type: 'header', name, value: spaced(value, more) }, ANY_SIZE);
+    if (changed.type === 'header' && more !== 0)
+      return encodeCommand({ type: 'header', name: changed.name, value: spaced(changed.value, more) }, ANY_SIZE);
+    return changed === packet ? (packet.raw as Buffer) : encodeCommand(changed as Command, ANY_SIZE);
   }
 
-  #answer(packet: Heard, answer: Reply | readonly Reply[]): void {
-    const replies: readonly Reply[] = Array.isArray(answer) ? (answer as readonly Reply[]) : [answer as Reply];
-    if (!isStage(packet.type))
+  #answer(packet: Heard, answer: OwnAnswer): void {
+    const session = this.#session;
+    const kind = kindOfCommand(packet);
+    if (!isStage(kind))
       throw new MilterError('ERR_MILTER_SEQUENCE', `A hook has answered ${packet.type}, which nobody answers`, {
         packet: packet.type,
       });
-    for (const edit of replies.slice(0, -1)) this.#checkEdit(edit, packet.type);
-    const last = replies.at(-1);
-    if (last === undefined || isModification(last) || last.type === 'progress')
-      throw new MilterError('ERR_MILTER_SEQUENCE', `A hook's answer to ${packet.type} has no end`);
+    const replies = answerOf(packet, answer);
+    for (const reply of replies) checkEdit(reply, kind, session.agreement.mta.actions);
     // A milter that is in a message and hears no more of it is not told; its next message begins with MAIL.
-    if (this.#session.agreement.isAwaited(packet.type)) this.#session.answers(packet.type, replies);
+    if (session.agreement.isAwaited(kind)) session.answers(kind, replies);
   }
 
-  #checkEdit(edit: Reply, stage: string | undefined): void {
-    if (!isModification(edit)) return;
-    const flag = ACTION_OF[edit.type];
-    if (stage !== 'eob')
-      throw new MilterError('ERR_MILTER_WRONG_STAGE', `A hook has made an edit, ${edit.type}, at ${stage}`, {
-        packet: edit.type,
-      });
-    if ((this.#session.agreement.mta.actions & flag) !== 0) return;
-    const what = `A hook has made an edit, ${edit.type}, without ${actionNames(flag)[0]}`;
-    throw new MilterError('ERR_MILTER_NOT_NEGOTIATED', what, { packet: edit.type });
-  }
-
-  #replied(packet: Said, result: Said | readonly Reply[] | false | void): void {
+  #replied(packet: Said, result: unknown): void {
     const session = this.#session;
-    const stage = session.asked;
-    const own = result === undefined || result === packet ? undefined : result;
-    const list = own === undefined ? [] : own === false ? [] : Array.isArray(own) ? own : [own];
-    for (const each of list as Reply[]) this.#checkEdit(each, stage);
-    if (packet.type === 'negotiate') {
-      const changed = (list[0] ?? packet) as NegotiateReply;
+    const asked = session.asked;
+    const own = replyResult(packet, result, asked);
+    if (packet.type === 'negotiate' && asked === 'negotiate') {
+      const changed = (own?.[0] ?? packet) as NegotiateReply;
+      const bytes = changed === packet ? (packet.raw as Buffer) : encodeReply(changed);
       session.agrees(packet, changed);
-      this.#ends.toMta(changed === packet ? (packet.raw as Buffer) : encodeReply(changed));
-    } else if (packet.type === 'progress' || isModification(packet as Reply)) {
-      if (session.says((packet.raw as Buffer)[4] as number)) this.#write(packet, own, list as Reply[]);
-    } else if (session.answered((packet.raw as Buffer)[4] as number)) {
-      this.#write(packet, own === false ? [] : own, own === false ? [{ type: 'continue' }] : (list as Reply[]));
+      this.#ends.toMta(bytes);
+    } else {
+      for (const each of own ?? []) if (each !== packet) checkEdit(each, asked, session.agreement.mta.actions);
+      const bytes =
+        own === undefined
+          ? this.#bytesOfReply(packet, packet)
+          : Buffer.concat(own.map((each) => this.#bytesOfReply(packet, each)));
+      const isEdit = own === undefined ? isModification(packet as Reply) : own.some(isModification);
+      const heard = session.takes((packet.raw as Buffer)[4] as number, isEdit);
+      if (heard === 'it' || (heard === 'continue' && own !== undefined)) this.#ends.toMta(bytes);
+      else if (heard === 'continue') this.#ends.toMta(CONTINUE);
     }
     session.settle();
   }
 
-  #write(packet: Said, own: unknown, list: readonly Reply[]): void {
-    if (own === undefined) this.#ends.toMta(this.#rawReply(packet));
-    else for (const each of list) this.#ends.toMta(encodeReply(each, ANY_SIZE));
-  }
-
-  #rawReply(packet: Said): Buffer {
+  /** As `#bytesOfCommand`, the other way round. */
+  #bytesOfReply(packet: Said, said: Said): Buffer {
     const more = -this.#session.agreement.spaceForMilter;
-    if (more === 0 || !('name' in packet) || !('value' in packet) || packet.value === '') return packet.raw as Buffer;
-    return encodeReply({ ...packet, value: spaced(packet.value, more) }, ANY_SIZE);
+    if (more !== 0 && 'name' in said && 'value' in said && said.value !== '')
+      return encodeReply({ ...said, value: spaced(said.value, more) }, ANY_SIZE);
+    return said === packet ? (packet.raw as Buffer) : encodeReply(said as Reply, ANY_SIZE);
   }
 }
 

@@ -1,14 +1,20 @@
 /**
- * The packets of one direction, one after the other past a hook that may take its time. Meanwhile the source is not read:
- * that is the back-pressure.
+ * The packets of one direction, one after the other past a hook that may take its time. Some more are read meanwhile, so
+ * that it is seen when their sender leaves; then the source is not read: that is the back-pressure.
  */
 import type { PacketSink } from '../codec/parser.js';
 
-export class HookedLane<P extends object> implements PacketSink<P> {
+/** How many bytes of packets may wait for a hook. */
+const MOST_WAITING = 64 * 1024;
+
+export class HookedLane<P extends { readonly raw?: Buffer | undefined }> implements PacketSink<P> {
   readonly #queue: Array<P | (() => void)> = [];
   readonly #handle: (packet: P) => PromiseLike<void> | void;
   readonly #idle: () => void;
-  #busy = false;
+  /** A hook takes its time. */
+  #waiting = false;
+  /** Bytes of the packets in the queue. */
+  #length = 0;
   #closed = false;
 
   /** @param idle everything has been handled: more is welcome */
@@ -17,19 +23,21 @@ export class HookedLane<P extends object> implements PacketSink<P> {
     this.#idle = idle;
   }
 
-  get busy(): boolean {
-    return this.#busy;
+  /** Enough is waiting. */
+  get full(): boolean {
+    return this.#length > MOST_WAITING;
   }
 
   packet(packet: P): void {
     this.#queue.push(packet);
-    if (!this.#busy) this.#run();
+    this.#length += sizeOf(packet);
+    if (!this.#waiting) this.#run();
   }
 
   /** Does something when all packets before have been handled. */
   after(act: () => void): void {
     this.#queue.push(act);
-    if (!this.#busy) this.#run();
+    if (!this.#waiting) this.#run();
   }
 
   /** Handles nothing any more. */
@@ -40,16 +48,25 @@ export class HookedLane<P extends object> implements PacketSink<P> {
 
   #run(): void {
     for (let next = this.#queue.shift(); next !== undefined; next = this.#queue.shift()) {
-      const later = typeof next === 'function' ? next() : this.#handle(next);
+      if (typeof next === 'function') {
+        next();
+        continue;
+      }
+      this.#length -= sizeOf(next);
+      const later = this.#handle(next);
       if (later === undefined) continue;
-      this.#busy = true;
+      this.#waiting = true;
       void later.then(() => {
-        this.#busy = false;
+        this.#waiting = false;
         if (this.#closed) return;
         this.#run();
-        if (!this.#busy) this.#idle();
+        if (!this.#waiting) this.#idle();
       });
       return;
     }
   }
+}
+
+function sizeOf(packet: { readonly raw?: Buffer | undefined }): number {
+  return (packet.raw as Buffer).length;
 }

@@ -12,6 +12,7 @@ const ACTIONS: ReadonlySet<unknown> = new Set(['tempfail', 'reject', 'accept', '
 const RULES: Readonly<Record<keyof ProxyOptions, Rule>> = {
   onFailure: ["must be 'tempfail', 'reject', 'accept', 'shutdown' or 'close'", (value) => ACTIONS.has(value)],
   connectTimeout: wholeTo(MAX_MS),
+  closeTimeout: wholeTo(MAX_MS),
   maxPayload: wholeTo(0x3fff_ffff),
   sharedReads: yesOrNo,
   trickle: wholeTo(0x7fff_ffff),
@@ -23,6 +24,7 @@ export function checkProxyOptions(options: ProxyOptions): CheckedProxyOptions {
   return {
     onFailure: options.onFailure ?? 'tempfail',
     connectTimeout: options.connectTimeout ?? 10_000,
+    closeTimeout: options.closeTimeout ?? 30_000,
     maxPayload: options.maxPayload ?? MILTER_MDS_1M,
     sharedReads: options.sharedReads ?? true,
     trickle: options.trickle,

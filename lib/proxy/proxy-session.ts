@@ -24,7 +24,7 @@ const CODE = {
 /** Whether a reply ends the waiting, by its code. */
 const IS_FINAL = Array.from({ length: 256 }, (_, code) => FINAL_REPLIES.has(replyCodec.typeOf(code)));
 
-const CONTINUE = encodeReply({ type: 'continue' });
+export const CONTINUE = encodeReply({ type: 'continue' });
 
 /** The stages by the code of their commands. */
 const STAGE_OF: ReadonlyArray<Stage | undefined> = Array.from({ length: 256 }, (_, code) =>
@@ -117,45 +117,40 @@ export class ProxySession {
   /** A reply of the milter's. @returns whether the mail server is to hear it as it is */
   said(buffer: Buffer, start: number, end: number): boolean {
     const code = buffer[start + 4] as number;
-    if (code === CODE.negotiate) {
+    if (code === CODE.negotiate && this.asked === 'negotiate') {
       const reply = understood(() => decodeReply(buffer.subarray(start, end)) as NegotiateReply);
-      return reply === undefined || this.agrees(reply, reply);
+      if (reply !== undefined) {
+        this.agrees(reply, reply);
+        return true;
+      }
     }
-    return IS_FINAL[code] === true ? this.answered(code) : this.says(code);
+    return this.takes(code, code !== CODE.progress) === 'it'; // without hooks both sides know of a skip, or neither
   }
 
-  /** @returns whether the mail server is to hear it as it is */
-  agrees(reply: NegotiateReply, changed: NegotiateReply): boolean {
+  /** The answer to the offer. @param changed what the mail server is to hear */
+  agrees(reply: NegotiateReply, changed: NegotiateReply): void {
     this.agreement.agreed(reply, changed);
     this.#due.done();
-    return true;
   }
 
-  /** A final reply. @returns whether the mail server is to hear it as it is */
-  answered(code: number): boolean {
+  /**
+   * Any other reply, by its code. One that nobody asked for, or that cannot be read, is for the mail server to judge.
+   * @param edit whether it asks for a change of the message
+   * @returns what the mail server is to hear
+   */
+  takes(code: number, edit: boolean): 'it' | 'continue' | 'nothing' {
     const due = this.#due.first;
-    if (due === undefined) return true; // unasked: the mail server shall see it, too
-    const forward = due.awaited;
-    if (code === CODE.skip && !this.agreement.mtaKnowsSkip) {
-      this.#skipping = true;
-      if (forward) this.#port.toMta(CONTINUE);
-      this.#due.done();
-      return false;
-    }
-    if (!forward) {
-      this.#due.done();
-      return false;
+    if (due === undefined) return 'it';
+    const heard = due.awaited ? 'it' : 'nothing';
+    const isFinal = IS_FINAL[code] === true || (code === CODE.negotiate && due.stage === 'negotiate');
+    if (!isFinal) {
+      due.edited ||= edit;
+      return heard;
     }
     this.#due.done();
-    return true;
-  }
-
-  /** Progress, or an edit. @returns whether the mail server is to hear it */
-  says(code: number): boolean {
-    const due = this.#due.first;
-    if (due === undefined) return true;
-    if (code !== CODE.progress) due.edited = true;
-    return due.awaited;
+    if (code !== CODE.skip || this.agreement.mtaKnowsSkip) return heard;
+    this.#skipping = true;
+    return due.awaited ? 'continue' : 'nothing';
   }
 
   /** The milter cannot be reached, or has gone. */

@@ -1,8 +1,8 @@
 /** createProxy(): stands between mail servers and a milter, or several. */
 import { EventEmitter } from 'node:events';
-import { createServer, type Server, type Socket } from 'node:net';
+import { createServer, type Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
-import { parseAddress, type SocketAddress } from '../address.js';
+import { parseAddress, type ListenAddress, type SocketAddress } from '../address.js';
 import { MilterChain, type ChainedMilter } from '../client/chain.js';
 import type { ClientOptions } from '../client/types.js';
 import { MilterError } from '../errors.js';
@@ -10,30 +10,29 @@ import { dial } from '../sockets/dial.js';
 import { listen, type Listening, type ListenOptions } from '../sockets/listen.js';
 import { chainMilter } from './chain-milter.js';
 import { ProxyConnection } from './connection.js';
+import type { Dial } from './dialling.js';
 import { checkProxyOptions, type CheckedProxyOptions } from './options.js';
 import type { ProxyEvents, ProxyHooks, ProxyOptions } from './types.js';
 
 /**
  * What is behind a proxy: the address of a milter; several in their order, with the options that MilterChain has; or a
- * function that gives a stream to a milter for each connection.
+ * function that gives a stream to a milter for each connection; its signal is aborted when nobody waits for it any more.
  */
 export type Upstream =
   | string
   | ReadonlyArray<string | ChainedMilter>
   | { readonly milters: ReadonlyArray<string | ChainedMilter>; readonly options: ClientOptions }
-  | (() => Duplex | Promise<Duplex>);
+  | Dial;
 
 /** Where a proxy listens, and the file of a Unix socket. */
 export type ProxyListenOptions = Partial<ListenOptions>;
-
-type Dial = () => Duplex | Promise<Duplex>;
 
 export class Proxy extends EventEmitter<ProxyEvents> {
   readonly #dial: Dial;
   readonly #hooks: ProxyHooks | undefined;
   readonly #options: CheckedProxyOptions;
   readonly #connections = new Set<ProxyConnection>();
-  #server: Server | undefined;
+  #starting: Promise<Listening> | undefined;
   #listening: Listening | undefined;
   #count = 0;
   #idle: (() => void) | undefined;
@@ -59,21 +58,51 @@ export class Proxy extends EventEmitter<ProxyEvents> {
   /**
    * Listens for mail servers.
    * @param address a socket string
-   * @throws MilterError ERR_MILTER_ADDRESS, ERR_MILTER_LISTEN
+   * @throws MilterError ERR_MILTER_ADDRESS, ERR_MILTER_LISTEN, ERR_MILTER_SEQUENCE (it listens already, or was closed)
    */
   async listen(address: string, options: ProxyListenOptions = {}): Promise<SocketAddress> {
-    if (this.#server !== undefined) throw new MilterError('ERR_MILTER_SEQUENCE', 'This proxy listens already');
-    const place = parseAddress(address, 'listen');
-    const server = createServer({ pauseOnConnect: true, noDelay: true, keepAlive: true, allowHalfOpen: true });
-    server.on('connection', (socket: Socket) => this.handle(socket));
-    const { backlog = 50, sockChmod = 0o660, sockOwner, sockGroup } = options;
-    this.#listening = await listen(server, place, { backlog, sockChmod, sockOwner, sockGroup });
-    this.#server = server;
+    this.#checkOpen();
+    if (this.#starting !== undefined) throw new MilterError('ERR_MILTER_SEQUENCE', 'This proxy listens already');
+    this.#starting = this.#open(parseAddress(address, 'listen'), options);
+    try {
+      this.#listening = await this.#starting;
+    } catch (error) {
+      this.#starting = undefined;
+      throw error;
+    }
+    this.#checkOpen();
     return this.#listening.address;
   }
 
-  /** Takes a connection of a mail server: any stream. */
+  async #open(place: ListenAddress, options: ProxyListenOptions): Promise<Listening> {
+    const server = createServer({ pauseOnConnect: true, noDelay: true, keepAlive: true, allowHalfOpen: true });
+    server.on('connection', (socket: Socket) => this.handle(socket));
+    const { backlog = 50, sockChmod = 0o660, sockOwner, sockGroup } = options;
+    const { address, release } = await listen(server, place, { backlog, sockChmod, sockOwner, sockGroup });
+    // From here on an error of the server is one of accepting: it costs that connection, not the process.
+    server.on('error', (cause) => {
+      const what = `Cannot accept a connection: ${cause.message}`;
+      this.emit('sessionError', new MilterError('ERR_MILTER_LISTEN', what, { cause }), '');
+    });
+    return {
+      address,
+      release() {
+        server.close();
+        return release();
+      },
+    };
+  }
+
+  #checkOpen(): void {
+    if (this.#closing !== undefined) throw new MilterError('ERR_MILTER_SEQUENCE', 'This proxy has been closed');
+  }
+
+  /** Takes a connection of a mail server: any stream. After close() it is destroyed. */
   handle(mta: Duplex): void {
+    if (this.#closing !== undefined) {
+      mta.destroy();
+      return;
+    }
     const id = String(++this.#count);
     const isWatched = (): boolean => this.listenerCount('event') > 0;
     const connection: ProxyConnection = new ProxyConnection(id, mta, this.#hooks, this.#options, {
@@ -101,8 +130,8 @@ export class Proxy extends EventEmitter<ProxyEvents> {
   }
 
   async #end(): Promise<void> {
-    this.#server?.close();
-    await this.#listening?.release();
+    const listening = await this.#starting?.catch(() => undefined);
+    await listening?.release();
     if (this.#connections.size > 0) await new Promise<void>((resolve) => (this.#idle = resolve));
   }
 
@@ -125,7 +154,7 @@ function dialler(upstream: Upstream, options: CheckedProxyOptions): Dial {
     return () => chainMilter(chain.milters, chain.options);
   }
   const address = parseAddress(upstream, 'connect');
-  return () => dial(address, options);
+  return (signal) => dial(address, { connectTimeout: options.connectTimeout, signal });
 }
 
 /**

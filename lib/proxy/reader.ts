@@ -2,7 +2,7 @@
  * One direction of a proxy, up to the point where its bytes are packets no more: then what is left is handed on as bytes,
  * so that nothing is lost that has been read.
  */
-import type { MilterError } from '../errors.js';
+import { MilterError } from '../errors.js';
 import type { PacketSink, Parser } from '../codec/parser.js';
 import type { OddPacket } from '../codec/parser.js';
 import type { PacketBase } from '../codec/table.js';
@@ -27,8 +27,8 @@ export abstract class Reader {
   #received = 0;
   readonly #history = Buffer.alloc(HISTORY);
 
-  /** Something is being waited for: no more, please. */
-  abstract readonly busy: boolean;
+  /** Enough is waiting: no more, please. */
+  abstract readonly full: boolean;
 
   /** Handles nothing any more. */
   abstract close(): void;
@@ -44,7 +44,8 @@ export abstract class Reader {
     try {
       this.read(chunk, length, reused);
     } catch (error) {
-      return new NoPackets(this.#left(chunk.subarray(0, length), error as MilterError), error as MilterError);
+      if (!isFraming(error)) throw error;
+      return new NoPackets(this.#left(chunk.subarray(0, length), error), error);
     }
     this.#received += length;
     if (length >= HISTORY) chunk.copy(this.#history, 0, length - HISTORY, length);
@@ -65,9 +66,15 @@ export abstract class Reader {
   }
 }
 
+/** Not what a listener of the proxy's events has thrown. */
+function isFraming(error: unknown): error is MilterError {
+  if (!(error instanceof MilterError)) return false;
+  return error.code === 'ERR_MILTER_EMPTY_PACKET' || error.code === 'ERR_MILTER_PACKET_TOO_LARGE';
+}
+
 /** Whole packets, as they are. */
 export class PlainReader extends Reader {
-  readonly busy = false;
+  readonly full = false;
   readonly #lane: Lane;
 
   constructor(maxPayload: number | undefined, route: Route, forward: (bytes: Buffer) => void) {
@@ -100,8 +107,8 @@ export class HookedReader<P extends PacketBase> extends Reader {
     this.#sink = this.#lane;
   }
 
-  get busy(): boolean {
-    return this.#lane.busy;
+  get full(): boolean {
+    return this.#lane.full;
   }
 
   protected read(chunk: Buffer, length: number): void {

@@ -11,6 +11,8 @@ export interface ProxyContext {
   readonly id: string;
   /** What the milter has agreed to: SMFIF_ and SMFIP_ bits; undefined before. */
   readonly agreed: { readonly version: number; readonly actions: number; readonly protocol: number } | undefined;
+  /** Aborted when the mail server says no more, or the connection is ended: what a hook waits for may be in vain. */
+  readonly signal: AbortSignal;
   /** For the hooks' own use. */
   readonly state: Map<string, unknown>;
   /** Ends both connections at once. */
@@ -24,17 +26,23 @@ export interface OwnAnswer {
 
 type Sooner<T> = T | PromiseLike<T>;
 
+/**
+ * What a hook may not say is a sessionError, and the packet passes as it was: another kind of command, an answer without
+ * one final reply at its end, an edit outside of the end of a message or without its flag, anything in the place of the
+ * offer and its answer but another offer and another answer. Header values are as the side says them that speaks.
+ */
 export interface ProxyHooks {
   /**
    * Each command of the mail server, in order; the next one waits for a promise.
-   * @returns undefined, or the same object: it is forwarded byte for byte; another command: that one; false: it is dropped,
-   *   and answered with `continue` where an answer is expected; an answer
+   * @returns undefined, or the same object: it is forwarded byte for byte; another command of the same kind: that one;
+   *   false: it is dropped, and answered with `continue` where an answer is expected; an answer
    */
   command?(command: Command | OddPacket, context: ProxyContext): Sooner<Command | OddPacket | OwnAnswer | false | void>;
   /**
    * Each reply of the milter, in order.
-   * @returns undefined, or the same object: it is forwarded byte for byte; another reply, or several: those; false: it is
-   *   dropped, and a final one becomes `continue`
+   * @returns undefined, or the same object: it is forwarded byte for byte; another reply, or several: those, with a final
+   *   one at their end in the place of a final one, and none elsewhere; false: it is dropped, and a final one becomes
+   *   `continue`
    */
   reply?(reply: Reply | OddPacket, context: ProxyContext): Sooner<Reply | OddPacket | readonly Reply[] | false | void>;
 }
@@ -48,6 +56,11 @@ export interface ProxyOptions {
   onFailure?: 'tempfail' | 'reject' | 'accept' | 'shutdown' | 'close' | undefined;
   /** How long connecting to the milter may take, in ms. Default 10,000. */
   connectTimeout?: number | undefined;
+  /**
+   * How long one side may be silent before it closes its connection when the other side has, in ms; then both are
+   * destroyed, with a sessionError. Default 30,000.
+   */
+  closeTimeout?: number | undefined;
   /** Most bytes of a packet that is looked at, the code not counted. Default 1,048,575, the most that can be agreed. */
   maxPayload?: number | undefined;
   /** Read all connections into one buffer, which saves processor time. Default true where there are no hooks. */
@@ -58,8 +71,14 @@ export interface ProxyOptions {
 
 /** What a proxy tells. */
 export interface ProxyEvents {
-  /** Everything that is said on either side, as it was said, and the beginning and end of each connection. */
+  /**
+   * Everything that is said on either side, as it was said, and the beginning and end of each connection. What hooks make
+   * of it, and what the proxy answers itself, is not in it.
+   */
   event: [event: CaptureEvent];
-  /** A connection to the milter failed, a hook threw, or what came is no packet. */
+  /**
+   * A connection to the milter failed, a hook threw, what came is no packet, or one side did not close its connection. The
+   * id is '' where a connection could not even be accepted.
+   */
   sessionError: [error: MilterError, id: string];
 }

@@ -19,7 +19,7 @@ export interface Line {
 export type Says = Buffer | ((line: Line) => void);
 
 /** What is said to each kind of command. A list: to the first, the second, …; to further ones as the last. */
-export type Script = { readonly [T in Command['type']]?: Says | readonly Says[] };
+export type Script = { readonly [T in Command['type'] | 'malformed']?: Says | readonly Says[] };
 
 export interface FakeMilter {
   /** The mail server's end. */
@@ -38,11 +38,11 @@ export const list = (stage: number, names: string): Buffer =>
 
 export const silence = Buffer.alloc(0);
 
-const UNANSWERED = new Set<Command['type']>(['macro', 'abort', 'quit', 'quitNewConnection']);
+const UNANSWERED = new Set<string>(['macro', 'abort', 'quit', 'quitNewConnection', 'unrecognized']);
 
 export function fakeMilter(script: Script = {}): FakeMilter {
   const heard: Command[] = [];
-  const parser = commandParser({ maxPayload: 0x3fff_ffff });
+  const parser = commandParser({ maxPayload: 0x3fff_ffff, lenient: true });
   const stream = new Duplex({
     read() {},
     write(bytes: Buffer, _encoding, done) {

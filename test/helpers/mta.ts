@@ -23,12 +23,14 @@ export class Mta {
   readonly closed: Promise<Error | undefined>;
 
   readonly #stream: Duplex;
-  readonly #parser = replyParser();
+  readonly #parser: ReturnType<typeof replyParser>;
   #waiting: Array<() => void> = [];
   #ended = false;
 
-  constructor(stream: Duplex) {
+  /** @param lenient what cannot be read comes as such a reply, instead of failing */
+  constructor(stream: Duplex, lenient = false) {
     this.#stream = stream;
+    this.#parser = replyParser({ lenient });
     let failure: Error | undefined;
     this.closed = new Promise((resolve) => {
       const end = (): void => {

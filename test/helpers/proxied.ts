@@ -47,7 +47,7 @@ export function inFrontOf(
   return {
     proxy,
     get mta() {
-      return (mta ??= new Mta(stream)); // it reads the stream, which some tests want to do themselves
+      return (mta ??= new Mta(stream, true)); // it reads the stream, which some tests want to do themselves
     },
     stream,
     events,

@@ -194,7 +194,13 @@ t.test('only some sessions: every Nth, or a share of them that is the same each 
   const chosen = (options: FaultOptions): string => {
     const { hooks } = faults(['connect:delay=1m'], options);
     return Array.from({ length: 400 }, (_, i) => {
-      const context = { id: String(i + 1), agreed: undefined, state: new Map(), destroy() {} };
+      const context = {
+        id: String(i + 1),
+        agreed: undefined,
+        signal: new AbortController().signal,
+        state: new Map(),
+        destroy() {},
+      };
       return hooks!.command!(say.connect(), context) === undefined ? '.' : 'x';
     }).join('');
   };

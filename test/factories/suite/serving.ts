@@ -1,9 +1,10 @@
 // What a factory does around its sessions: it listens, prepares, cleans up, and hands messages through.
 import { once } from 'node:events';
-import { connect, Server, Socket } from 'node:net';
+import { connect, Socket } from 'node:net';
 import { networkInterfaces } from 'node:os';
 import { SMFIP_MDS_1M } from '../../../lib/index.js';
 import type { MilterError } from '../../../lib/errors.js';
+import { listeningServers } from '../../helpers/listening.js';
 import { outcome } from '../../helpers/eob.js';
 import { shortFolder } from '../../helpers/folder.js';
 import { ALL_ACTIONS, ALL_STEPS, COMMANDS, message, say } from '../../helpers/mta.js';
@@ -203,17 +204,10 @@ export const serving: Part = (t, variant) => {
   });
 
   t.test('P143 a connection that cannot be accepted is told of, and the rest goes on', async (t) => {
-    const listen = Reflect.get(Server.prototype, 'listen') as (...args: unknown[]) => Server;
-    let server: Server | undefined;
-    t.intercept(Server.prototype, 'listen', {
-      value(this: Server, ...args: unknown[]) {
-        server = listen.apply(this, args);
-        return server;
-      },
-    });
+    const servers = listeningServers(t);
     const play = await playing(t, variant);
     const cause = Object.assign(new Error('accept EMFILE'), { code: 'EMFILE' });
-    server?.emit('error', cause);
+    servers.at(-1)?.emit('error', cause);
     t.match(play.errors, [{ code: 'ERR_MILTER_LISTEN', message: 'Cannot accept a connection: accept EMFILE', cause }]);
     const { mta } = await play.dial();
     t.equal((await mta.negotiate()).type, 'negotiate');

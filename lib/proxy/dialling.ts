@@ -1,0 +1,50 @@
+/** Reaches the milter for a connection, whatever the function that is to do it makes of it. */
+import type { Duplex } from 'node:stream';
+import { MilterError, show } from '../errors.js';
+
+/** Gives a stream to a milter. The signal is aborted when nobody waits for it any more. */
+export type Dial = (signal: AbortSignal) => Duplex | PromiseLike<Duplex>;
+
+/**
+ * @param ms how long it may take; a stream that comes later is destroyed
+ * @param signal ends the waiting
+ * @returns the stream, or the error ERR_MILTER_CONNECTION or ERR_MILTER_ABORTED
+ */
+export function reach(dial: Dial, ms: number, signal: AbortSignal): Promise<Duplex | MilterError> {
+  return new Promise((resolve) => {
+    let over = false;
+    const settle = (result: Duplex | MilterError): void => {
+      over = true;
+      clearTimeout(timer);
+      signal.removeEventListener('abort', abort);
+      resolve(result);
+    };
+    const fail = (why: string, cause?: unknown): void =>
+      settle(new MilterError('ERR_MILTER_CONNECTION', `Cannot connect to the milter: ${why}`, { cause }));
+    const failed = (error: unknown): void => {
+      if (error instanceof MilterError) settle(error);
+      else fail(error instanceof Error ? error.message : String(error), error);
+    };
+    const abort = (): void => settle(new MilterError('ERR_MILTER_ABORTED', 'Nobody waits for the milter any more'));
+    signal.addEventListener('abort', abort);
+    const arrived = (stream: unknown): void => {
+      if (!isDuplex(stream)) fail(`${show(stream)} is no stream to be read and written`);
+      else if (over) {
+        stream.on('error', () => {}); // nobody waits for it
+        stream.destroy();
+      } else if (stream.destroyed) fail('its stream is destroyed');
+      else settle(stream);
+    };
+    // Whoever dials may have a limit of the same length, and better words: its timer is to be the first.
+    void new Promise<Duplex>((take) => take(dial(signal))).then(arrived, failed);
+    const timer = setTimeout(() => fail(`nothing within ${ms} ms`), ms);
+  });
+}
+
+function isDuplex(value: unknown): value is Duplex {
+  return (
+    typeof value === 'object' &&
+    value !== null &&
+    ['on', 'write', 'end', 'resume', 'pause', 'destroy'].every((name) => typeof (value as never)[name] === 'function')
+  );
+}
