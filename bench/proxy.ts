@@ -1,7 +1,9 @@
 /**
  * `npm run bench -- proxy`: what standing in between costs. A transparent proxy in a process of its own, C libmilter
  * (Debian: gcc, libmilter-dev) or the bare loop behind it, and the generator in front; beside it the same milter without
- * a proxy. CPU is that of the proxy's process, and of the milter's where there is no proxy.
+ * a proxy, and behind one that only joins two sockets with pipe(), the least that Node can do. CPU is that of the proxy's
+ * process, and of the milter's where there is no proxy. What a proxy adds to the latency shows where nobody waits for a
+ * processor: in the traffic with a pause before each message.
  */
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -23,6 +25,14 @@ const KINDS: readonly Kind[] = [
   { message: USUAL, connections: 10, perConnection: 20, name: 'Unix, 20 messages a connection', variant: 'full' },
   { message: USUAL, connections: 10, perConnection: 20, name: 'Unix, no-reply, 20 a connection', variant: 'noreply' },
   {
+    name: 'Unix, a pause before each message',
+    variant: 'full',
+    message: USUAL,
+    connections: 10,
+    perConnection: 1_000,
+    pause: 50,
+  },
+  {
     name: 'Unix, 1 MB bodies, 4 connections',
     variant: 'full',
     message: { ...USUAL, bodyBytes: 1_000_000 },
@@ -36,14 +46,13 @@ const path = (file: string): string => fileURLToPath(new URL(file, import.meta.u
 /** The milter, a proxy in front of it, and the load on that. */
 async function behindProxy(
   milter: readonly string[],
-  prefix: readonly string[],
-  at: string,
+  command: readonly string[],
   kind: Kind,
   seconds: number,
-) {
+): Promise<Figures> {
   const behind = await startServer(milter);
   try {
-    const proxy = await startServer([...prefix, process.execPath, path('lib/proxy.mjs'), at, behind.address]);
+    const proxy = await startServer([...command, behind.address]);
     try {
       await load(proxy.address, kind, { seconds: seconds / 3 });
       const before = usage(proxy.pid);
@@ -53,13 +62,23 @@ async function behindProxy(
         before === undefined || after === undefined
           ? {}
           : { cpuMicrosPerMessage: ((after.seconds - before.seconds) * 1e6) / result.messages, peakMiB: after.peakMiB };
-      return { ...fromOutside(result), ...cpu } satisfies Figures;
+      return { ...fromOutside(result), ...cpu, ...bodies(kind, result.messages / result.seconds) };
     } finally {
       await proxy.stop();
     }
   } finally {
     await behind.stop();
   }
+}
+
+/** How many bytes of bodies pass, where that is the point. */
+function bodies({ message: { bodyBytes } }: Kind, messagesPerSecond: number): Figures {
+  return bodyBytes < 1_000_000 ? {} : { mbPerSecond: (messagesPerSecond * bodyBytes) / 1e6 };
+}
+
+async function alone(milter: readonly string[], kind: Kind, seconds: number): Promise<Figures> {
+  const figures = await underLoad(milter, kind, seconds);
+  return { ...figures, ...bodies(kind, figures.messagesPerSecond as number) };
 }
 
 export const proxy: Group = {
@@ -85,15 +104,18 @@ export const proxy: Group = {
         what,
         ...(measure && { measure }),
       });
-      const pair = (what: string, milter: () => readonly string[]): Line[] => [
-        line(`proxy, ${what} behind it`, (seconds) => behindProxy(milter(), prefix, socket(), kind, seconds)),
-        line(`${what} alone`, (seconds) => underLoad(milter(), kind, seconds)),
+      const through = (file: string, milter: readonly string[], seconds: number): Promise<Figures> =>
+        behindProxy(milter, [...prefix, process.execPath, path(file), socket()], kind, seconds);
+      const lines = (what: string, milter: () => readonly string[]): Line[] => [
+        line(`proxy, ${what} behind it`, (seconds) => through('lib/proxy.mjs', milter(), seconds)),
+        line(`pipe(), ${what} behind it`, (seconds) => through('peers/pipe.mjs', milter(), seconds)),
+        line(`${what} alone`, (seconds) => alone(milter(), kind, seconds)),
       ];
       const libmilter: Line[] =
         'missing' in compiled
           ? [{ traffic: kind.name, what: 'C libmilter', note: `not measured: ${compiled.missing}` }]
-          : pair('C libmilter', () => [...prefix, compiled.program, kind.variant, socket()]);
-      return libmilter.concat(pair('bare Node loop', loop));
+          : lines('C libmilter', () => [...prefix, compiled.program, kind.variant, socket()]);
+      return libmilter.concat(lines('bare Node loop', loop));
     });
   },
 };

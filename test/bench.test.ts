@@ -251,6 +251,15 @@ t.test('the bare loop answers as a milter does', async (t) => {
     t.ok(messages >= 5, variant);
     await server.stop();
   }
+  const behind = await startServer([process.execPath, program, 'full', `unix:${join(shortFolder(t), 's')}`]);
+  for (const between of ['../bench/peers/pipe.mjs', '../bench/lib/proxy.mjs']) {
+    const file = fileURLToPath(new URL(between, import.meta.url));
+    const proxy = await startServer([process.execPath, file, `unix:${join(shortFolder(t), 's')}`, behind.address]);
+    const { messages } = await load(proxy.address, { ...TRAFFIC, pause: 1 }, { messages: 5 });
+    t.ok(messages >= 5, 'nor does it matter who is in between, or that messages take their time');
+    await proxy.stop();
+  }
+  await behind.stop();
   await t.rejects(startServer([process.execPath, '-e', 'process.exit(3)']), /does not listen: it ended with status 3/);
   await t.rejects(startServer([join(shortFolder(t), 'nothing')]), /does not listen: .*ENOENT/);
 });

@@ -12,6 +12,8 @@ export interface Line {
   send(bytes: Buffer): void;
   /** A message is through; whether another one follows. */
   more(): boolean;
+  /** Begins it, now or later; missing: now. */
+  next?(begin: () => void): void;
   /** These bytes are the last ones. */
   end(bytes: Buffer): void;
 }
@@ -86,12 +88,15 @@ export class Conversation {
       this.#line.send(step.bytes);
     } else if (this.#line.more()) {
       this.#message++;
-      this.#begin(this.#later as readonly Step[]);
+      if (this.#line.next === undefined) this.#again();
+      else this.#line.next(this.#again);
     } else {
       this.over = true;
       this.#line.end(Script.quit);
     }
   }
+
+  readonly #again = (): void => this.#begin(this.#later as readonly Step[]);
 
   #begin(steps: readonly Step[]): void {
     this.#steps = steps;

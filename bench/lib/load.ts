@@ -16,6 +16,8 @@ export interface Traffic {
   readonly perConnection: number;
   /** Whether the milter adds a header to each message. */
   readonly addsHeader?: boolean;
+  /** How long a connection waits before its next message, in ms: so much that nobody waits for a processor. Default: not. */
+  readonly pause?: number;
 }
 
 /** When it is enough: the messages in progress are still sent. */
@@ -44,6 +46,7 @@ export async function load(address: string, traffic: Traffic, limit: Limit, stal
   const sockets = new Set<Socket>();
   const latencies: number[] = [];
   const { seconds = Infinity, messages = Infinity } = limit;
+  const { pause } = traffic;
   const start = performance.now();
   let failure: Error | undefined;
 
@@ -63,6 +66,13 @@ export async function load(address: string, traffic: Traffic, limit: Limit, stal
           since = now;
           return --left > 0 && !enough();
         },
+        ...(pause !== undefined && {
+          next: (begin: () => void) =>
+            setTimeout(() => {
+              since = performance.now();
+              begin();
+            }, pause),
+        }),
         end: (bytes) => socket.end(bytes),
       });
       sockets.add(socket);
