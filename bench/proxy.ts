@@ -3,7 +3,7 @@
  * (Debian: gcc, libmilter-dev) or the bare loop behind it, and the generator in front; beside it the same milter without
  * a proxy, and behind one that only joins two sockets with pipe(), the least that Node can do. CPU is that of the proxy's
  * process, and of the milter's where there is no proxy. What a proxy adds to the latency shows where nobody waits for a
- * processor: in the traffic with a pause before each message.
+ * processor: in the traffic with pauses, answer by answer.
  */
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -25,12 +25,13 @@ const KINDS: readonly Kind[] = [
   { message: USUAL, connections: 10, perConnection: 20, name: 'Unix, 20 messages a connection', variant: 'full' },
   { message: USUAL, connections: 10, perConnection: 20, name: 'Unix, no-reply, 20 a connection', variant: 'noreply' },
   {
-    name: 'Unix, a pause before each message',
+    name: 'Unix, pauses; ms of each answer',
     variant: 'full',
     message: USUAL,
     connections: 10,
     perConnection: 1_000,
     pause: 50,
+    eachAnswer: true,
   },
   {
     name: 'Unix, 1 MB bodies, 4 connections',

@@ -255,8 +255,10 @@ t.test('the bare loop answers as a milter does', async (t) => {
   for (const between of ['../bench/peers/pipe.mjs', '../bench/lib/proxy.mjs']) {
     const file = fileURLToPath(new URL(between, import.meta.url));
     const proxy = await startServer([process.execPath, file, `unix:${join(shortFolder(t), 's')}`, behind.address]);
-    const { messages } = await load(proxy.address, { ...TRAFFIC, pause: 1 }, { messages: 5 });
+    const paced = { ...TRAFFIC, pause: 1, eachAnswer: true };
+    const { messages, latencies } = await load(proxy.address, paced, { messages: 5 });
     t.ok(messages >= 5, 'nor does it matter who is in between, or that messages take their time');
+    t.ok(latencies.length > messages * 10, 'each answer has its latency');
     await proxy.stop();
   }
   await behind.stop();

@@ -10,6 +10,8 @@ import { Script, type Step } from './script.js';
 /** How a conversation reaches the rest. */
 export interface Line {
   send(bytes: Buffer): void;
+  /** What was sent last has its answer. */
+  answered?(): void;
   /** A message is through; whether another one follows. */
   more(): boolean;
   /** Begins it, now or later; missing: now. */
@@ -83,6 +85,7 @@ export class Conversation {
   }
 
   #next(): void {
+    this.#line.answered?.();
     const step = this.#steps[++this.#at];
     if (step !== undefined) {
       this.#line.send(step.bytes);

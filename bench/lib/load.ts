@@ -18,6 +18,8 @@ export interface Traffic {
   readonly addsHeader?: boolean;
   /** How long a connection waits before its next message, in ms: so much that nobody waits for a processor. Default: not. */
   readonly pause?: number;
+  /** Whether latencies are those of the answers, not of whole messages. */
+  readonly eachAnswer?: boolean;
 }
 
 /** When it is enough: the messages in progress are still sent. */
@@ -31,7 +33,7 @@ export interface Load {
   readonly seconds: number;
   /**
    * How long each message took, in ms, in ascending order: from when it could be sent to the answer at its end. The first
-   * one of a connection pays for the connection.
+   * one of a connection pays for the connection. Or how long each answer took, counted from when it was asked for.
    */
   readonly latencies: readonly number[];
 }
@@ -44,9 +46,11 @@ export async function load(address: string, traffic: Traffic, limit: Limit, stal
   const script = new Script(traffic.message, traffic.addsHeader);
   const place = parseAddress(address, 'connect');
   const sockets = new Set<Socket>();
+  /** Of whole messages. */
   const latencies: number[] = [];
+  const answers: number[] = [];
   const { seconds = Infinity, messages = Infinity } = limit;
-  const { pause } = traffic;
+  const { pause, eachAnswer } = traffic;
   const start = performance.now();
   let failure: Error | undefined;
 
@@ -56,10 +60,15 @@ export async function load(address: string, traffic: Traffic, limit: Limit, stal
   const connection = (): Promise<void> =>
     new Promise((resolve, reject) => {
       let since = performance.now();
+      let asked = since;
       let left = traffic.perConnection;
       const socket = place.kind === 'unix' ? connect(place.path) : connect(place.port, place.host);
       const talk = new Conversation(script, {
-        send: (bytes) => socket.write(bytes),
+        send(bytes) {
+          asked = performance.now();
+          socket.write(bytes);
+        },
+        ...(eachAnswer === true && { answered: () => void answers.push(performance.now() - asked) }),
         more() {
           const now = performance.now();
           latencies.push(now - since);
@@ -112,5 +121,6 @@ export async function load(address: string, traffic: Traffic, limit: Limit, stal
   await Promise.all(Array.from({ length: traffic.connections }, client));
   if (failure !== undefined) throw failure;
   const took = (performance.now() - start) / 1000;
-  return { messages: latencies.length, seconds: took, latencies: latencies.sort((a, b) => a - b) };
+  const told = eachAnswer === true ? answers : latencies;
+  return { messages: latencies.length, seconds: took, latencies: told.sort((a, b) => a - b) };
 }
