@@ -30,6 +30,9 @@ export interface ConversationOptions {
   readonly maxPayload?: number | undefined;
 }
 
+/** Most commands without an answer that the end of a session names. */
+const MOST_NAMED = 10;
+
 export class Conversation implements Finder {
   readonly session: string;
   readonly #options: ConversationOptions;
@@ -153,8 +156,10 @@ export class Conversation implements Finder {
   }
 
   get #unanswered(): string {
-    const open = this.#dialogue.unanswered.map(({ number, stage }) => `${number} (${stage})`);
-    return open.length === 0 ? '' : `; not answered: ${open.join(', ')}`;
+    const open = this.#dialogue.unanswered;
+    const some = open.slice(0, MOST_NAMED).map(({ number, stage }) => `${number} (${stage})`);
+    const more = open.length > MOST_NAMED ? ` and ${open.length - MOST_NAMED} more` : '';
+    return open.length === 0 ? '' : `; not answered: ${some.join(', ')}${more}`;
   }
 
   #note(type: NoteRecord['type'], text: string, from?: Side, bytes?: Buffer): void {

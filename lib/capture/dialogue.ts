@@ -26,6 +26,12 @@ interface Question {
 /** What is known of a packet by its place. */
 export type Place = Pick<PacketRecord, 'answers' | 'problem'>;
 
+/**
+ * Most commands that wait at once. A mail server goes on when it has its answer, or when none was to come: of more than a
+ * few that wait nobody knows what became.
+ */
+const MOST_WAITING = 10_000;
+
 export class Dialogue {
   #known = true;
   #offer: NegotiateCommand | undefined;
@@ -55,6 +61,10 @@ export class Dialogue {
     const { no, nr } = STAGES[stage];
     const { version, protocol } = this.#agreed ?? { version: Infinity, protocol: 0 };
     if ((protocol & nr) === 0) this.#questions.push({ number, time, stage });
+    if (this.#questions.length > MOST_WAITING) {
+      this.lose();
+      return place(`More than ${MOST_WAITING} commands wait: from here on nobody is said to answer anything`);
+    }
     if (stage === 'eob') this.#newBody = 'none';
     const wasSkipped = this.#skipped;
     this.#skipped = wasSkipped && stage === 'body';
@@ -72,9 +82,10 @@ export class Dialogue {
     if (question === undefined) return place(odd ?? 'Nobody has asked for it');
     const type = packet.type === 'malformed' ? replyCodec.typeOf(packet.code) : packet.type;
     const isFinal = FINAL_REPLIES.has(type) || (type === 'negotiate' && question.stage === 'negotiate');
-    const answers = { number: question.number, ms: Math.max(0, time - question.time) };
+    const { number, stage } = question;
+    const answers = { number, stage, ms: Math.max(0, time - question.time) };
     if (isFinal) this.#questions.shift();
-    const problem = odd ?? this.#against(packet as Reply, question.stage);
+    const problem = odd ?? this.#against(packet as Reply, stage);
     return { ...(isFinal && { answers }), ...place(problem) };
   }
 

@@ -7,6 +7,7 @@
  * gone by, when more than MAX_HELD bytes wait behind it, and at the end.
  */
 import { isOffer } from './direction.js';
+import { owned, portionsOf } from './portions.js';
 import { Half, type Piece } from './stream-half.js';
 import type { Segment } from './segment.js';
 import { nameOf } from './show.js';
@@ -71,10 +72,9 @@ export class Flow {
     return this.#firstSyn === undefined ? this.closed || this.#begunLate : this.#firstSyn !== segment.seq;
   }
 
-  /** What a segment, sent by an end, leads to. */
+  /** What a segment, sent by an end, leads to. Not to be called when it is closed. */
   take(segment: Segment, index: Index, error?: string): CaptureEvent[] {
     this.#events = [];
-    if (this.closed) return this.#events;
     const half = this.#halves[index];
     const peer = this.#halves[other(index)];
     const needs = segment.ack === undefined ? -Infinity : peer.positionOf(segment.ack);
@@ -89,7 +89,8 @@ export class Flow {
     }
     const { data, size, time, fin } = segment;
     this.#time = time;
-    if (data.length > 0) half.hold({ position, time, bytes: data, fin: false, needs });
+    const isDue = !this.#waits && position === half.next && (!this.#causal || needs <= (peer.next ?? -1));
+    if (data.length > 0) half.hold({ position, time, bytes: isDue ? data : owned(data), fin: false, needs });
     if (fin) half.hold({ position: position + size, time, bytes: data.subarray(0, 0), fin: true, needs });
     this.#release();
     if (segment.rst) {
@@ -97,16 +98,16 @@ export class Flow {
       this.#open(index);
       if (!this.closed) this.#close(time, index, error ?? `reset by ${nameOf(this.#sideOf(index))}`);
     } else if (this.#waits) {
-      const tooMuch = half.cost + peer.cost > MAX_HELD;
+      const tooMuch = this.held > MAX_HELD;
       if (++this.#waited > PATIENCE || tooMuch) this.#escalate(tooMuch);
     }
     return this.#events;
   }
 
-  /** The capture has no more of it. */
+  /** Waits no longer for anything. */
   finish(): CaptureEvent[] {
     this.#events = [];
-    if (!this.closed) this.#giveUp();
+    this.#giveUp();
     return this.#events;
   }
 
@@ -116,6 +117,11 @@ export class Flow {
     if (this.closed || !this.#opened) return events;
     const { session } = this;
     return [...events, { type: 'close', session, time: this.#time, error: 'its end is not in the capture' }];
+  }
+
+  /** How much of it waits, in bytes. */
+  get held(): number {
+    return this.#halves[0].cost + this.#halves[1].cost;
   }
 
   get #waits(): boolean {
@@ -194,7 +200,10 @@ export class Flow {
 
   #data(index: Index, { bytes, time }: Piece): void {
     this.#open(index, bytes);
-    this.#events.push({ type: 'data', session: this.session, time, from: this.#sideOf(index), bytes });
+    const from = this.#sideOf(index);
+    for (const portion of portionsOf(bytes)) {
+      this.#events.push({ type: 'data', session: this.session, time, from, bytes: portion });
+    }
   }
 
   #gap(index: Index, time: number, missing: number): void {
@@ -205,6 +214,7 @@ export class Flow {
   #close(time: number, index: Index, error?: string): void {
     this.#open(index);
     this.closed = true;
+    for (const half of this.#halves) half.drop();
     const from = this.#sideOf(index);
     this.#events.push({ type: 'close', session: this.session, time, from, ...(error !== undefined && { error }) });
   }

@@ -9,18 +9,17 @@
  * `bytes` (base64) is what was said, `offset` how much this side had said before: only these are read back. `packets` and
  * `notes` are for people and for grep: the packets that end in these bytes, and what there is to say.
  */
+import { endpointOf, isCount, isSide, isTime, MAX_OPEN } from './checks.js';
 import { Conversation } from './conversation.js';
 import { broken } from './failure.js';
+import { portionsOf } from './portions.js';
 import { packetToJson } from './show.js';
-import type { CaptureEvent, Endpoint, GapEvent, ProblemEvent, Side, Source } from './types.js';
+import type { CaptureEvent, DataEvent, GapEvent, ProblemEvent, Side, Source } from './types.js';
 
 export const JSON_LINES_FORMAT = 'milter-stream capture';
 const VERSION = 1;
 /** Largest line that is read, in characters. Those written here are far below. */
 const MAX_LINE = 16 * 1024 * 1024;
-/** Most bytes that one line gets. */
-const BYTES_PER_LINE = 1024 * 1024;
-
 /** How much each side has said. */
 type Said = Record<Side, number>;
 
@@ -34,14 +33,12 @@ export class JsonLinesWriter {
 
   /** The bytes of an event. */
   write(event: CaptureEvent): Buffer {
-    if (event.type === 'data' && event.bytes.length > BYTES_PER_LINE) {
-      const lines: Buffer[] = [];
-      for (let at = 0; at < event.bytes.length; at += BYTES_PER_LINE) {
-        lines.push(this.write({ ...event, bytes: event.bytes.subarray(at, at + BYTES_PER_LINE) }));
-      }
-      return Buffer.concat(lines);
-    }
-    if (event.type === 'problem') return line(event);
+    if (event.type === 'data')
+      return Buffer.concat(portionsOf(event.bytes).map((bytes) => this.#line({ ...event, bytes })));
+    return event.type === 'problem' ? line(event) : this.#line(event);
+  }
+
+  #line(event: Exclude<CaptureEvent, ProblemEvent>): Buffer {
     const { session, type } = event;
     let known = this.#sessions.get(session);
     if (known === undefined) {
@@ -72,7 +69,8 @@ function line(value: object): Buffer {
 /**
  * The events in a capture in JSON Lines. A line that is none becomes a `problem` that names it, and what a session lacks
  * because of it a `gap`; the other lines are read.
- * @throws MilterError ERR_MILTER_CAPTURE where the first line is another, a line has no end, or the last one is cut
+ * @throws MilterError ERR_MILTER_CAPTURE where the first line is another, a line has no end, the last one is cut, or more
+ *   sessions are open than can be
  */
 export async function* readJsonLines(chunks: Source<Uint8Array>): AsyncGenerator<CaptureEvent, void, undefined> {
   const said = new Map<string, Said>();
@@ -88,17 +86,15 @@ export async function* readJsonLines(chunks: Source<Uint8Array>): AsyncGenerator
     const event = eventOf(text, number, time);
     if (event.type === 'problem' && !whole) throw broken('The file is cut: its last line has no end', `line ${number}`);
     ({ time } = event);
-    if (event.type === 'data') {
-      const gap = gapBefore(event, said);
-      if (gap !== undefined) yield gap;
+    const { type, session } = event;
+    let known = said.get(session);
+    if (known === undefined) {
+      if (said.size >= MAX_OPEN) throw broken(`More than ${MAX_OPEN} sessions are open at once`, `line ${number}`);
+      said.set(session, (known = { mta: 0, milter: 0 }));
     }
-    if (event.type === 'close') said.delete(event.session);
-    if (event.type === 'data') {
-      const { type, session, from, bytes } = event;
-      yield { type, session, time, from, bytes };
-    } else {
-      yield event;
-    }
+    if (type === 'close') said.delete(session);
+    if (type === 'data') yield* dataEvents(event, known);
+    else yield event;
   }
 }
 
@@ -113,13 +109,17 @@ interface DataLine {
 
 type LineEvent = Exclude<CaptureEvent, { type: 'data' }> | DataLine;
 
-function gapBefore({ session, time, from, bytes, offset }: DataLine, said: Map<string, Said>): GapEvent | undefined {
-  let known = said.get(session);
-  if (known === undefined) said.set(session, (known = { mta: 0, milter: 0 }));
-  const expected = known[from];
-  known[from] = (offset ?? expected) + bytes.length;
-  if (offset === undefined || offset === expected) return undefined;
-  return { type: 'gap', session, time, from, missing: Math.max(0, offset - expected) };
+/** The bytes of a line, behind the gap before them. */
+function* dataEvents(
+  { type, session, time, from, bytes, offset }: DataLine,
+  said: Said,
+): Generator<DataEvent | GapEvent> {
+  const expected = said[from];
+  said[from] = (offset ?? expected) + bytes.length;
+  if (offset !== undefined && offset !== expected) {
+    yield { type: 'gap', session, time, from, missing: Math.max(0, offset - expected) };
+  }
+  for (const portion of portionsOf(bytes)) yield { type, session, time, from, bytes: portion };
 }
 
 function checkFirst(text: string): void {
@@ -177,7 +177,7 @@ function eventOf(text: string, number: number, lastTime: number): LineEvent {
   if (fields === undefined) return problem('it is no JSON object');
   const { type, session, time, from } = fields;
   if (typeof session !== 'string') return problem('session must be a string');
-  if (typeof time !== 'number') return problem('time must be a number', session);
+  if (!isTime(time)) return problem('time must be a date, in ms since 1970', session);
   switch (type) {
     case 'open': {
       const ends = { ...endpointOf(fields, 'mta'), ...endpointOf(fields, 'milter') };
@@ -215,18 +215,4 @@ function eventOf(text: string, number: number, lastTime: number): LineEvent {
     default:
       return problem('type must be open, data, close, gap or problem', session);
   }
-}
-
-function isSide(value: unknown): value is Side {
-  return value === 'mta' || value === 'milter';
-}
-
-function isCount(value: unknown): value is number {
-  return Number.isSafeInteger(value) && (value as number) >= 0;
-}
-
-function endpointOf(fields: Fields, side: Side): Partial<Record<Side, Endpoint>> {
-  const end = fields[side] as Partial<Endpoint> | null | undefined;
-  if (typeof end?.address !== 'string' || !isCount(end.port)) return {};
-  return { [side]: { address: end.address, port: end.port } };
 }

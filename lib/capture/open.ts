@@ -5,6 +5,7 @@ import { broken } from './failure.js';
 import { readJsonLines } from './jsonl.js';
 import { isPcap, pcapFrames } from './pcap.js';
 import { isPcapng, pcapngFrames } from './pcapng.js';
+import { portionsOf } from './portions.js';
 import { tcpEvents, type TcpOptions } from './tcp.js';
 import type { CaptureEvent, Side, Source } from './types.js';
 
@@ -58,6 +59,8 @@ function guess(head: Buffer): string {
 async function* bareBytes(bytes: ByteSource, from: Side): AsyncGenerator<CaptureEvent, void, undefined> {
   const session = '1';
   yield { type: 'open', session, time: 0, only: from };
-  for await (const chunk of bytes.rest()) yield { type: 'data', session, time: 0, from, bytes: chunk };
+  for await (const chunk of bytes.rest()) {
+    for (const portion of portionsOf(chunk)) yield { type: 'data', session, time: 0, from, bytes: portion };
+  }
   yield { type: 'close', session, time: 0, from };
 }

@@ -15,6 +15,9 @@ export const ENHANCED_PACKET = 6;
 const OLD_PACKET = 2;
 export const BYTE_ORDER = 0x1a2b3c4d;
 
+/** Most interfaces of a section. */
+const MAX_INTERFACES = 65_536;
+
 /** Options. */
 export const COMMENT = 1;
 export const TIME_RESOLUTION = 9;
@@ -80,6 +83,9 @@ export async function* pcapngFrames(source: ByteSource): AsyncGenerator<Frame, v
     };
     if (type === INTERFACE) {
       need(8);
+      if (interfaces.length >= MAX_INTERFACES) {
+        throw broken(`The file is broken: more than ${MAX_INTERFACES} interfaces`, place, at);
+      }
       interfaces.push(interfaceOf(body, numbers));
       continue;
     }

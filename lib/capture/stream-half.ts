@@ -75,6 +75,12 @@ export class Half {
     return { ...piece, bytes };
   }
 
+  /** What waits now is of no use. */
+  drop(): void {
+    this.#held.length = 0;
+    this.cost = 0;
+  }
+
   /** Begins with what there is, where the beginning was not seen. */
   beginLate(): boolean {
     if (this.next !== undefined || this.#seen === undefined) return false;

@@ -2,10 +2,11 @@
  * The TCP connections in a capture, side by side, as sessions. What is no TCP is read over; a frame that cannot be read
  * becomes a `problem` that names it, and the others are read.
  */
+import { endpointOf, isSide, isTime, MAX_OPEN } from './checks.js';
 import type { Frame } from './frame.js';
 import { Flow, type FlowName } from './flow.js';
 import { segmentOf, Unreadable, type Segment } from './segment.js';
-import type { CaptureEvent, Endpoint, ProblemEvent, Side, Source } from './types.js';
+import type { CaptureEvent, Endpoint, ProblemEvent, Source } from './types.js';
 
 export interface TcpOptions {
   /** The milter's port: only its connections are read, and it is known who is who. Default: all connections. */
@@ -14,6 +15,8 @@ export interface TcpOptions {
 
 /** Connections that are over and are remembered, so that a segment sent again is no new one. */
 const REMEMBERED = 1024;
+/** How much of all connections together may wait for what is missing, in bytes. */
+const MAX_HELD = 64 * 1024 * 1024;
 
 /** What a comment of this library's begins with; JSON follows. */
 export const COMMENT_MARK = 'milter-stream ';
@@ -32,10 +35,17 @@ export async function* tcpEvents(
     time,
     text: `Frame ${number}: ${why}`,
   });
+  let time = 0;
   try {
-    for await (const frame of frames) {
+    for await (const read of frames) {
+      const frame = isTime(read.time) ? read : { ...read, time };
+      ({ time } = frame);
       const segment = segmentOf(frame);
       if (segment === undefined) continue;
+      if (frame !== read && !told.has(NO_TIME)) {
+        told.add(NO_TIME);
+        yield problem(frame, NO_TIME);
+      }
       if (segment instanceof Unreadable) {
         if (told.has(segment.why)) continue;
         if (segment.always) told.add(segment.why);
@@ -56,14 +66,18 @@ export async function* tcpEvents(
   if (failure !== undefined) throw failure.error;
 }
 
+const NO_TIME = 'its time is no date; it gets the one of the frame before it, and so do others';
 const CUT_SHORT = 'packets were captured in part alone; tcpdump takes all with -s 0';
 
 class Connections {
   readonly #port: number | undefined;
-  readonly #flows = new Map<string, Flow>();
+  /** Those that are open; what has been silent for longest comes first. */
+  readonly #open = new Map<string, Flow>();
   /** Those that are over, the first to go first. */
-  readonly #over = new Set<string>();
+  readonly #over = new Map<string, Flow>();
+  /** The names of those that are open. */
   readonly #sessions = new Set<string>();
+  #held = 0;
   #count = 0;
 
   constructor(port: number | undefined) {
@@ -78,12 +92,10 @@ class Connections {
     const there = keyOf(segment.source, segment.destination);
     const back = keyOf(segment.destination, segment.source);
     const events: CaptureEvent[] = [];
-    let key = this.#flows.has(back) ? back : there;
-    let flow = this.#flows.get(key);
+    let key = this.#find(back) === undefined ? there : back;
+    let flow = this.#find(key);
     if (flow?.isOver(segment) === true) {
-      events.push(...flow.replace());
-      this.#sessions.delete(flow.session);
-      this.#forget(key);
+      events.push(...this.#replace(key, flow));
       flow = undefined;
       key = there;
     }
@@ -91,32 +103,49 @@ class Connections {
     if (flow === undefined) {
       // An acknowledgement or a refusal alone shows nothing of a connection.
       if (!segment.syn && !segment.fin && segment.data.length === 0) return events;
+      if (this.#open.size >= MAX_OPEN) {
+        const [[idlest, idle]] = this.#open as Iterable<[string, Flow]> as [[string, Flow]];
+        events.push(...this.#replace(idlest, idle));
+      }
       const name = nameIn(said);
       flow = new Flow(this.#nameOf(name), segment, name, this.#port);
-      this.#flows.set(key, flow);
       this.#sessions.add(flow.session);
+    } else if (flow.closed) {
+      return events;
     }
     const error = typeof said?.['error'] === 'string' ? said['error'] : undefined;
+    this.#held -= flow.held;
     events.push(...flow.take(segment, key === there ? 0 : 1, error));
-    if (flow.closed && !this.#over.has(key)) this.#remember(key, flow);
+    if (this.#held + flow.held > MAX_HELD) events.push(...flow.finish());
+    this.#held += flow.held;
+    this.#open.delete(key);
+    if (flow.closed) this.#remember(key, flow);
+    else this.#open.set(key, flow);
     return events;
   }
 
   finish(): CaptureEvent[] {
-    return [...this.#flows.values()].flatMap((flow) => flow.finish());
+    return [...this.#open.values()].flatMap((flow) => flow.finish());
   }
 
-  #remember(key: string, { session }: Flow): void {
-    this.#sessions.delete(session);
-    this.#over.add(key);
+  #find(key: string): Flow | undefined {
+    return this.#open.get(key) ?? this.#over.get(key);
+  }
+
+  /** Makes an end of a connection, as another one begins. */
+  #replace(key: string, flow: Flow): CaptureEvent[] {
+    this.#held -= flow.held;
+    if (this.#open.delete(key)) this.#sessions.delete(flow.session);
+    else this.#over.delete(key);
+    return flow.replace();
+  }
+
+  #remember(key: string, flow: Flow): void {
+    this.#sessions.delete(flow.session);
+    this.#over.set(key, flow);
     if (this.#over.size <= REMEMBERED) return;
-    const [oldest] = this.#over as Iterable<string> as [string];
-    this.#forget(oldest);
-  }
-
-  #forget(key: string): void {
-    this.#over.delete(key);
-    this.#flows.delete(key);
+    const [oldest] = this.#over.keys() as Iterable<string> as [string];
+    this.#over.delete(oldest);
   }
 
   /** The name in the file, unless another session has it. */
@@ -146,12 +175,6 @@ function commentOf(comment: string | undefined): Said | undefined {
 function nameIn(said: Said | undefined): FlowName | undefined {
   const session = said?.['session'];
   const from = said?.['from'];
-  if (typeof session !== 'string' || (from !== 'mta' && from !== 'milter')) return undefined;
-  return { session, from, ...endIn(said as Said, 'mta'), ...endIn(said as Said, 'milter') };
-}
-
-function endIn(said: Said, side: Side): Partial<Record<Side, Endpoint>> {
-  const end = said[side] as Partial<Endpoint> | null | undefined;
-  if (typeof end?.address !== 'string' || typeof end.port !== 'number') return {};
-  return { [side]: { address: end.address, port: end.port } };
+  if (typeof session !== 'string' || !isSide(from)) return undefined;
+  return { session, from, ...endpointOf(said as Said, 'mta'), ...endpointOf(said as Said, 'milter') };
 }

@@ -2,6 +2,7 @@
 import type { Command } from '../codec/commands.js';
 import type { OddPacket } from '../codec/parser.js';
 import type { Reply } from '../codec/replies.js';
+import type { Stage } from '../stages.js';
 
 /** Who said something. */
 export type Side = 'mta' | 'milter';
@@ -86,8 +87,8 @@ export interface PacketRecord {
   readonly packet: Command | Reply | OddPacket;
   /** All its bytes, length included. */
   readonly raw: Buffer;
-  /** Of a final reply: the number of the command that it answers, and how long that took, in ms. */
-  readonly answers?: { readonly number: number; readonly ms: number };
+  /** Of a final reply: the number of the command that it answers, its kind, and how long that took, in ms. */
+  readonly answers?: { readonly number: number; readonly stage: Stage | 'negotiate'; readonly ms: number };
   /** What is wrong with it at this place: nobody asked for it, an edit that was not agreed on … */
   readonly problem?: string;
 }

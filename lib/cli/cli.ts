@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs';
 import { parseArgs } from 'node:util';
 import type { Command, Io, OptionRow } from './command.js';
 import { COMMANDS } from './commands.js';
-import { asCliError, EXIT, usageError } from './exit.js';
+import { asCliError, cannotWrite, EXIT, usageError } from './exit.js';
 import { helpOf, NAME, optionsOf, overview } from './help.js';
 import { manPage } from './man.js';
 import { nearest } from './nearest.js';
@@ -20,8 +20,19 @@ export async function runCli(
   io: Io,
   commands: readonly Command[] = COMMANDS,
 ): Promise<number> {
-  // Whoever read the output may have gone, like head does: that is no failure, and ends nothing.
-  for (const stream of [io.stdout, io.stderr]) stream.on('error', () => {});
+  // Whoever read the output may have gone, like head does: that is no failure. A full disk is one.
+  let lost: Error | undefined;
+  io.stdout.on('error', (error: NodeJS.ErrnoException) => {
+    if (error.code !== 'EPIPE') lost ??= error;
+  });
+  io.stderr.on('error', () => {});
+  const status = await perform(argv, io, commands);
+  await new Promise((resolve) => io.stdout.write('', resolve));
+  if (lost === undefined) return status;
+  return Math.max(status, tell(io, NAME, cannotWrite('to the standard output', lost.message)));
+}
+
+async function perform(argv: readonly string[], io: Io, commands: readonly Command[]): Promise<number> {
   let who = NAME;
   try {
     const [word, ...rest] = argv;

@@ -1,15 +1,14 @@
 /** `milter-stream decode`: shows what is in a capture, or makes another one of it. */
-import { createWriteStream } from 'node:fs';
-import { finished } from 'node:stream/promises';
 import { decodeConversation } from '../capture/conversation.js';
 import { redactCapture } from '../capture/redact.js';
-import { writeCapture } from '../capture/write.js';
-import type { CaptureEvent } from '../capture/types.js';
-import { capturedIn, cannotWrite, formatOf, isDamage } from './capture-file.js';
+import type { CaptureEvent, ConversationRecord } from '../capture/types.js';
+import { captureWriter, type CaptureFormat } from '../capture/write.js';
+import { begun, capturedIn, formatOf, isDamage } from './capture-file.js';
 import type { Command, Io } from './command.js';
 import { EXIT, usageError } from './exit.js';
+import { checkApart, writeTo } from './output-file.js';
 import { PatientOutput } from './outputs.js';
-import { Reading } from './reading.js';
+import { Reading, type Seen } from './reading.js';
 import { jsonLine, paintFor } from './terminal.js';
 import { Traffic, trafficLines } from './traffic.js';
 import type { Values } from './values.js';
@@ -26,6 +25,7 @@ export const decode: Command = {
   text: [
     'Shows every packet in FILE (- is the standard input): when, in which session, who (→ the mail server, ← the milter), what, and how long an answer took. FILE is what record has written, pcapng or pcap of Wireshark or tcpdump, or with --from the bare bytes of one side.',
     'A file that is cut or broken is read up to there: what was before is shown, and the place is told. Bytes that are no packets are shown as what they are.',
+    'There is mail in what --output and --html write: nobody but its owner may read it, also where the file was there before and others could. It takes the place of another file when it is whole; FILE itself it may not be.',
   ],
   options: [
     { name: 'from', value: 'SIDE', text: 'Bare bytes in FILE are what this side said: mta or milter.' },
@@ -44,10 +44,10 @@ export const decode: Command = {
   ],
   positionals: { min: 1, max: 1 },
   exits: [
-    [EXIT.ok, 'everything was read'],
+    [EXIT.ok, 'everything was read, or nobody reads what it prints any more'],
     [EXIT.data, 'FILE is no capture, is cut or broken, or holds bytes that are no packets'],
     [EXIT.noInput, 'FILE cannot be read'],
-    [EXIT.cannotWrite, 'the capture or the page cannot be written'],
+    [EXIT.cannotWrite, 'the capture, the page or the standard output cannot be written'],
   ],
   examples: [
     ['decode mail.jsonl --only rcpt,eob', 'Recipients, verdicts and edits.'],
@@ -63,6 +63,7 @@ export const decode: Command = {
     const events = within(view.sessions, capturedIn(io, name, { from, port }));
     const plain = values.flag('redact') ? redactCapture(events) : events;
     const html = values.text('html');
+    checkApart(io, name, output ?? html ?? '-');
     if (output === undefined) {
       if (format !== undefined) throw usageError('--format is for --output');
       if (html === undefined) return showAll(io, values, plain);
@@ -70,10 +71,9 @@ export const decode: Command = {
     const useless = SHOWING.find((each) => values.flag(each) || values.text(each) !== undefined);
     const what = html === undefined ? '--output writes a capture' : '--html writes a page';
     if (useless !== undefined) throw usageError(`${what}: --${useless} is of no use there`);
-    if (output === undefined) return convert(io, html as string, plain, (events) => htmlOf(name, events));
+    if (output === undefined) return convert(io, html as string, plain, pageOf(name));
     if (output === '-' && format === undefined) throw usageError('--output - needs --format');
-    const kind = format ?? formatOf(output);
-    return convert(io, output, plain, (events) => writeCapture(events, kind));
+    return convert(io, output, plain, captureOf(format ?? formatOf(output)));
   },
 };
 
@@ -105,9 +105,8 @@ async function showAll(io: Io, values: Values, events: AsyncIterable<CaptureEven
   try {
     for await (const record of decodeConversation(events)) {
       const seen = reading.take(record);
-      traffic.count(seen);
+      judge(seen, traffic);
       view.show(seen);
-      if (isDamage(record)) traffic.fail(EXIT.data);
       await flush();
       if (output.gone) return EXIT.ok;
     }
@@ -121,35 +120,65 @@ async function showAll(io: Io, values: Values, events: AsyncIterable<CaptureEven
       : `${trafficLines(summary, paint).join('\n')}\n`;
     await output.print(text);
   }
-  return traffic.status === EXIT.ok ? EXIT.ok : EXIT.data;
+  return statusOf(traffic);
 }
 
-async function convert(
-  io: Io,
-  name: string,
+/** The exit status is the same whatever is made of a capture. */
+function judge(seen: Seen, traffic: Traffic): void {
+  traffic.count(seen);
+  if (isDamage(seen.record)) traffic.fail(EXIT.data);
+}
+
+function statusOf({ status }: Traffic): number {
+  return status === EXIT.ok ? EXIT.ok : EXIT.data;
+}
+
+/** Makes something else of a capture. */
+type Writer = (
   events: AsyncIterable<CaptureEvent>,
-  writer: (events: AsyncIterable<CaptureEvent>) => AsyncIterable<Buffer | string>,
-): Promise<number> {
-  const stream = name === '-' ? undefined : createWriteStream(name, { mode: 0o600 });
-  let broken = false;
-  const checked = async function* (): AsyncGenerator<CaptureEvent> {
-    for await (const event of events) {
-      broken ||= isDamage(event);
-      yield event;
+  output: PatientOutput,
+  judge: (record: ConversationRecord) => void,
+) => Promise<void>;
+
+function captureOf(format: CaptureFormat): Writer {
+  return async (events, output, judge) => {
+    const writer = captureWriter(format);
+    const written = async function* (): AsyncGenerator<CaptureEvent> {
+      await output.print(writer.begin());
+      for await (const event of events) {
+        await output.print(writer.write(event));
+        if (output.gone) return;
+        yield event;
+      }
+    };
+    for await (const record of decodeConversation(written())) judge(record);
+  };
+}
+
+function pageOf(name: string): Writer {
+  return async (events, output, judge) => {
+    const judged = async function* (): AsyncGenerator<ConversationRecord> {
+      for await (const record of decodeConversation(events)) {
+        judge(record);
+        yield record;
+      }
+    };
+    for await (const text of htmlOf(name, judged())) {
+      await output.print(text);
+      if (output.gone) return;
     }
   };
-  let failure: Error | undefined;
-  stream?.on('error', (error) => (failure = error));
-  const output = new PatientOutput(stream ?? io.stdout);
-  try {
-    for await (const bytes of writer(checked())) {
-      await output.print(bytes);
-      if (output.gone) break;
-    }
-  } finally {
-    // What was before a damage is kept.
-    if (stream !== undefined && !stream.destroyed) await finished(stream.end()).catch(() => {});
+}
+
+async function convert(io: Io, name: string, events: AsyncIterable<CaptureEvent>, write: Writer): Promise<number> {
+  const read = await begun(events);
+  const traffic = new Traffic();
+  const judged = (record: ConversationRecord): void => judge({ record, stage: undefined, message: undefined }, traffic);
+  if (name === '-') {
+    const output = new PatientOutput(io.stdout);
+    await write(read, output, judged);
+    return output.gone ? EXIT.ok : statusOf(traffic);
   }
-  if (failure !== undefined) throw cannotWrite(name, failure.message);
-  return broken ? EXIT.data : EXIT.ok;
+  await writeTo(name, (stream) => write(read, new PatientOutput(stream), judged));
+  return statusOf(traffic);
 }

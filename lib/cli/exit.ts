@@ -39,6 +39,10 @@ export function usageError(message: string): CliError {
   return new CliError(EXIT.usage, message);
 }
 
+export function cannotWrite(what: string, why: string): CliError {
+  return new CliError(EXIT.cannotWrite, `Cannot write ${what}: ${why}`);
+}
+
 const BY_CODE: Partial<Record<MilterErrorCode, number>> = {
   ERR_MILTER_OPTION: EXIT.usage,
   ERR_MILTER_ADDRESS: EXIT.usage,

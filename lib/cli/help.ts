@@ -18,6 +18,7 @@ export const GENERAL: readonly OptionRow[] = [
 export const COMMON_EXITS: Command['exits'] = [
   [EXIT.usage, 'the command line is wrong'],
   [EXIT.software, 'an error of milter-stream itself'],
+  [EXIT.cannotWrite, 'the standard output cannot be written, unless nobody reads it any more'],
 ];
 
 /** What environment variables do. */

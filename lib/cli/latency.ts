@@ -15,9 +15,12 @@ const NANOSECONDS = 1_000_000;
 export class Latency {
   readonly #histogram: RecordableHistogram = createHistogram();
 
+  /** @param ms of a clock that may have been set, or of a capture that may say anything: what is no number is left out */
   record(ms: number): void {
-    // It takes whole numbers from 1 on.
-    this.#histogram.record(Math.max(1, Math.round(ms * NANOSECONDS)));
+    if (Number.isNaN(ms)) return;
+    // It takes whole numbers from 1 on, up to 104 days.
+    const nanoseconds = Math.min(Math.round(ms * NANOSECONDS), Number.MAX_SAFE_INTEGER);
+    this.#histogram.record(Math.max(1, nanoseconds));
   }
 
   summary(): LatencySummary {

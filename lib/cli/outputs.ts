@@ -44,19 +44,27 @@ export class PatientOutput {
 
   constructor(stream: Output) {
     this.#stream = stream;
-    const over = (): void => {
-      this.gone = true;
-      this.#wake?.();
-    };
+    const over = (): void => this.#over();
     stream.on('error', over);
     stream.on('close', over);
-    stream.on('drain', () => this.#wake?.());
   }
 
   /** Resolves when more is welcome. */
   async print(text: string | Buffer): Promise<void> {
-    if (text.length === 0 || this.gone || this.#stream.write(text)) return;
-    await new Promise<void>((resolve) => (this.#wake = resolve));
-    this.#wake = undefined;
+    if (text.length === 0 || this.gone) return;
+    await new Promise<void>((resolve) => {
+      this.#wake = resolve;
+      const goesOn = this.#stream.write(text, (error) => {
+        // Of a stream that was closed before, this is all that is told.
+        if (error) this.#over();
+        else resolve();
+      });
+      if (goesOn) resolve();
+    });
+  }
+
+  #over(): void {
+    this.gone = true;
+    this.#wake?.();
   }
 }

@@ -1,4 +1,5 @@
 /** Makes sense of the packets of sessions: to which message each belongs, what a reply answers, what became of it all. */
+import { decisionAt } from '../capture/decision.js';
 import type { ConversationRecord, PacketRecord } from '../capture/types.js';
 import type { Reply } from '../codec/replies.js';
 import { bareAddress } from '../envelope.js';
@@ -26,19 +27,10 @@ export interface Seen {
   readonly message: SeenMessage | undefined;
 }
 
-const VERDICTS: Readonly<Record<string, Verdict>> = {
-  accept: 'accept',
-  reject: 'reject',
-  tempFail: 'tempfail',
-  shutdown: 'tempfail',
-  connFail: 'tempfail',
-  discard: 'discard',
-};
-
 interface Session {
   message: SeenMessage | undefined;
-  /** The kinds of commands that may still be answered, by number. */
-  readonly asked: Map<number, string>;
+  /** The number of its first packet: what answers those before is not about it. */
+  since: number;
 }
 
 export class Reading {
@@ -53,7 +45,7 @@ export class Reading {
   take(record: ConversationRecord): Seen {
     const { session: name } = record;
     let session = this.#sessions.get(name);
-    if (session === undefined) this.#sessions.set(name, (session = { message: undefined, asked: new Map() }));
+    if (session === undefined) this.#sessions.set(name, (session = { message: undefined, since: 0 }));
     if (record.type === 'packet')
       return record.from === 'mta' ? this.#command(session, record) : this.#reply(session, record);
     if (record.type !== 'close') return { record, stage: undefined, message: session.message };
@@ -66,27 +58,26 @@ export class Reading {
     const { packet, number } = record;
     if (packet.type === 'macro') {
       const stage = stageOfLetter(packet.stage);
-      const message = this.#messageOf(session, stage ?? 'macro', false);
+      const message = this.#messageOf(session, stage ?? 'macro', number, false);
       const [, id] = packet.macros.find(([name]) => name === 'i' || name === '{i}') ?? [];
       if (message !== undefined && id !== undefined) message.queueId = id;
       return { record, stage: stage ?? 'macro', message };
     }
     const stage = packet.type;
-    session.asked.set(number, stage);
-    const message = this.#messageOf(session, stage, true);
+    const message = this.#messageOf(session, stage, number, true);
     if (packet.type === 'mailFrom') (message as SeenMessage).sender = bareAddress(packet.address);
     if (packet.type === 'abort') this.#end(session);
     return { record, stage, message };
   }
 
   /** @param itself the command, not its macros */
-  #messageOf(session: Session, stage: string, itself: boolean): SeenMessage | undefined {
+  #messageOf(session: Session, stage: string, number: number, itself: boolean): SeenMessage | undefined {
     const rank = Object.hasOwn(STAGES, stage) ? STAGES[stage as Stage].rank : 0;
     if (rank > 0) {
       const { message } = session;
       // Macros of MAIL begin the message; MAIL itself then belongs to it.
       const isBegun = message !== undefined && !message.ended && (stage !== 'mailFrom' || (itself && isFresh(message)));
-      if (!isBegun) this.#begin(session);
+      if (!isBegun) this.#begin(session, number);
     } else if (itself && ENDS_MESSAGE.has(stage)) {
       this.#end(session);
     }
@@ -95,17 +86,17 @@ export class Reading {
 
   #reply(session: Session, record: PacketRecord): Seen {
     const { packet, answers } = record;
-    const { message, asked } = session;
+    const { message, since } = session;
     if (packet.type === 'quarantine' && message !== undefined) message.quarantined = true;
     if (answers === undefined) return { record, stage: 'eob', message };
-    const stage = asked.get(answers.number);
-    for (const number of asked.keys()) if (number <= answers.number) asked.delete(number);
-    if (message !== undefined && stage !== undefined) judge(message, stage, packet as Reply);
+    const { stage, number } = answers;
+    if (message !== undefined && number >= since) judge(message, stage, packet as Reply);
     return { record, stage, message };
   }
 
-  #begin(session: Session): void {
+  #begin(session: Session, number: number): void {
     this.#end(session);
+    session.since = number;
     session.message = {
       sender: undefined,
       queueId: undefined,
@@ -116,9 +107,8 @@ export class Reading {
   }
 
   #end(session: Session): void {
-    const { message, asked } = session;
+    const { message } = session;
     if (message === undefined) return;
-    asked.clear();
     session.message = undefined;
     message.verdict ??= 'aborted';
     this.#over(message);
@@ -133,10 +123,7 @@ function isFresh({ sender, verdict }: SeenMessage): boolean {
 
 /** What a final answer says of the message. */
 function judge(message: SeenMessage, stage: string, reply: Reply): void {
-  const refusal = reply.type === 'replyCode' ? (reply.text.startsWith('4') ? 'tempfail' : 'reject') : undefined;
-  const verdict =
-    refusal ?? VERDICTS[reply.type] ?? (stage === 'eob' && reply.type === 'continue' ? 'accept' : undefined);
-  const concernsRcpt = stage === 'rcpt' && verdict !== 'accept' && verdict !== 'discard';
-  if (verdict !== undefined && !concernsRcpt && stage !== 'unknown') message.verdict ??= verdict;
+  const decision = decisionAt(stage, reply);
+  if (decision?.of === 'message') message.verdict ??= decision.verdict.toLowerCase() as Verdict;
   if (stage === 'eob') message.ended = true;
 }

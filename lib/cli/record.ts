@@ -1,9 +1,10 @@
 /** `milter-stream record`: stands between a mail server and a milter, and writes down what they say. */
+import type { ConversationRecord } from '../capture/types.js';
 import { formatOf, type CaptureFile } from './capture-file.js';
 import type { Command, Io } from './command.js';
 import { StatusLine } from './progress.js';
 import { TAP_EXITS, TAP_OPTIONS, tap } from './tap.js';
-import { count, jsonLine, paintFor } from './terminal.js';
+import { count, jsonLine, paintFor, printable } from './terminal.js';
 import { trafficLines, type Traffic } from './traffic.js';
 
 export const record: Command = {
@@ -12,8 +13,8 @@ export const record: Command = {
   usage: ['FILE --listen ADDRESS --upstream ADDRESS [OPTION]...'],
   text: [
     'Passes everything on byte for byte, as sniff does, and writes it to FILE: JSON Lines (.jsonl), for grep and jq, or .pcapng, for Wireshark. Both can be shown with decode, and played to a milter with replay.',
-    'The file has mail in it, and nobody but its owner may read it; --redact leaves out what is private.',
-    'SIGINT and SIGTERM stop it: connections are served to their end, a second signal ends them at once.',
+    'The file has mail in it, and nobody but its owner may read it, also where it was there before and others could; --redact leaves out what is private. What was in it is gone as soon as it listens.',
+    'SIGINT and SIGTERM stop it: connections are served to their end, a second signal ends them at once. So does the end of whoever reads what it prints.',
   ],
   options: [
     ...TAP_OPTIONS,
@@ -33,7 +34,13 @@ export const record: Command = {
     const traffic = await tap(io, values, name, (passing, file) => [
       {
         begin: (address) => announce(io, quiet, json, address, values.list('upstream')),
-        show: () => quiet || line.show(() => progress(passing, (file as CaptureFile).bytes)),
+        show({ record }) {
+          const what = wrong(record);
+          if (what !== undefined) {
+            line.end();
+            io.stderr.write(`${paintFor(io.stderr, io.env).red(printable(`session ${record.session}: ${what}`))}\n`);
+          } else if (!quiet) line.show(() => progress(passing, (file as CaptureFile).bytes));
+        },
         over() {},
       },
     ]);
@@ -44,6 +51,14 @@ export const record: Command = {
     return traffic.status;
   },
 };
+
+/** What the exit status will tell of, and faults. */
+function wrong(record: ConversationRecord): string | undefined {
+  if (record.type === 'problem' || record.type === 'garbage') return record.text;
+  const isOdd =
+    record.type === 'packet' && (record.packet.type === 'malformed' || record.packet.type === 'unrecognized');
+  return isOdd ? record.problem : undefined;
+}
 
 function announce(io: Io, quiet: boolean, json: boolean, address: string, upstream: readonly string[]): void {
   if (json) io.stdout.write(jsonLine({ type: 'listening', address, upstream }));

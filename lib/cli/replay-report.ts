@@ -6,9 +6,15 @@ import { changes, cut } from './report.js';
 import { count, milliseconds, printable, type Paint } from './terminal.js';
 import { detailsOf } from './words.js';
 
+/** Something was said to the milter, or should have been. */
+export function isPlayed({ steps, error }: ReplayedSession): boolean {
+  return error !== undefined || steps.some(({ skipped }) => skipped === undefined);
+}
+
 export function replayReport(replayed: ReplayedSession, paint: Paint, verbose: boolean): string[] {
   const { session, steps, messages, notes, differences, error, ms } = replayed;
-  const what = differences === 0 ? paint.green('the same') : paint.red(count(differences, 'difference'));
+  const same = isPlayed(replayed) ? paint.green('the same') : paint.yellow('nothing was played');
+  const what = differences === 0 ? same : paint.red(count(differences, 'difference'));
   return [
     `session ${printable(session)}: ${paint.bold(what)}, ${count(messages.length, 'message')}, ${milliseconds(ms)}`,
     ...notes.map((note) => paint.yellow(`  ${cut(printable(note))}`)),

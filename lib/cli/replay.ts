@@ -2,12 +2,13 @@
 import { parseAddress } from '../address.js';
 import type { CaptureEvent } from '../capture/types.js';
 import { replayCapture, type ReplayedSession, type ReplayOptions } from '../replay/index.js';
-import { capturedIn, isDamage } from './capture-file.js';
+import { begun, capturedIn, isDamage } from './capture-file.js';
 import type { Command, Io } from './command.js';
-import { asCliError, EXIT, exitOf, usageError } from './exit.js';
+import { asCliError, CliError, EXIT, exitOf, usageError } from './exit.js';
 import { interruption } from './interruption.js';
+import { checkApart } from './output-file.js';
 import { plain, plainError } from './plain.js';
-import { replayReport } from './replay-report.js';
+import { isPlayed, replayReport } from './replay-report.js';
 import { count, jsonLine, paintFor, printable } from './terminal.js';
 import type { Values } from './values.js';
 
@@ -25,7 +26,12 @@ export const replay: Command = {
   ],
   options: [
     { name: 'to', value: 'ADDRESS', text: 'Where the milter listens.' },
-    { name: 'session', value: 'NAME', multiple: true, text: 'This session alone. May be given several times.' },
+    {
+      name: 'session',
+      value: 'NAME',
+      multiple: true,
+      text: 'This session alone. May be given several times. One that is not there is an error.',
+    },
     { name: 'connections', short: 'c', value: 'N', text: 'Play N sessions at once. Default 1.' },
     {
       name: 'speed',
@@ -52,10 +58,14 @@ export const replay: Command = {
   exits: [
     [EXIT.ok, 'no difference'],
     [DIFFERENT, 'something has become different'],
-    [EXIT.data, 'FILE is no capture, or is cut or broken: what is before that was played'],
+    [
+      EXIT.data,
+      'FILE is no capture, or is cut or broken: what is before that was played; or nothing in it could be played, or a --session is not there',
+    ],
     [EXIT.noInput, 'FILE cannot be read'],
     [EXIT.unavailable, 'the milter cannot be reached, closed the connection, or did not answer in time'],
     [EXIT.protocol, 'the milter did not keep to the protocol'],
+    [EXIT.interrupted, 'stopped by Ctrl-C before everything was played'],
   ],
   examples: [
     ['replay mail.jsonl --to inet:8891@127.0.0.1', 'Does the new version do what the old one did?'],
@@ -66,10 +76,17 @@ export const replay: Command = {
     const to = values.text('to');
     if (to === undefined) throw usageError('--to is missing: where the milter listens, like --to inet:8891@127.0.0.1');
     parseAddress(to, 'connect');
+    checkApart(io, name, '-');
+    const given = optionsOf(values);
+    const which = { from: values.choice('from', ['mta']), port: portOf(values) };
+    const reading = new AbortController();
+    const file = new Checked(await begun(capturedIn(io, name, which, reading.signal)));
+    // Until then Ctrl-C ends it as it ends anything: there is nothing to tell.
     const { signal, over } = interruption(io);
-    const options = optionsOf(values, signal);
-    const file = new Checked(capturedIn(io, name, { from: values.choice('from', ['mta']), port: portOf(values) }));
-    const totals = { sessions: 0, messages: 0, differences: 0, status: EXIT.ok as number };
+    signal.addEventListener('abort', () => reading.abort());
+    const options = { ...given, signal };
+    const totals = { sessions: 0, messages: 0, differences: 0, played: 0, status: EXIT.ok as number };
+    const absent = new Set(options.sessions);
     const print = printer(io, values);
     try {
       for await (const session of replayCapture(file, to, options)) {
@@ -77,10 +94,14 @@ export const replay: Command = {
         totals.sessions++;
         totals.messages += session.messages.length;
         totals.differences += session.differences;
+        absent.delete(session.session);
+        if (isPlayed(session)) totals.played++;
         const { error, differences } = session;
         const status = error !== undefined ? exitOf(error) : differences > 0 ? DIFFERENT : EXIT.ok;
         totals.status = Math.max(totals.status, status);
       }
+      if (signal.aborted) throw new CliError(EXIT.interrupted, 'Interrupted: not everything was played');
+      checkPlayed(name === '-' ? 'the standard input' : name, totals, [...absent]);
     } catch (error) {
       // The totals of what was played are told all the same.
       conclude(io, values, totals);
@@ -99,9 +120,21 @@ interface Totals {
   readonly sessions: number;
   readonly messages: number;
   readonly differences: number;
+  /** Sessions that were. */
+  readonly played: number;
 }
 
-function optionsOf(values: Values, signal: AbortSignal): ReplayOptions {
+/** Where nothing is compared there is no difference either: that must not look like a success. @throws CliError */
+function checkPlayed(file: string, { played }: Totals, absent: readonly string[]): void {
+  if (absent.length > 0) throw new CliError(EXIT.data, `There is no session ${absent.join(', ')} in ${file}`);
+  if (played > 0) return;
+  throw new CliError(
+    EXIT.data,
+    `Nothing was played: there is nothing in ${file} that a mail server has said to a milter`,
+  );
+}
+
+function optionsOf(values: Values): ReplayOptions {
   const sessions = values.list('session');
   const ignored = values.text('ignore')?.split(',') ?? [];
   return {
@@ -113,7 +146,6 @@ function optionsOf(values: Values, signal: AbortSignal): ReplayOptions {
     like: values.choice('like', ['postfix', 'sendmail']),
     timeout: values.time('timeout'),
     eobTimeout: values.time('eob-timeout'),
-    signal,
   };
 }
 
@@ -183,13 +215,15 @@ function quietly({ stderr, env }: Io, { session, error }: ReplayedSession): void
   stderr.write(`${paintFor(stderr, env).red(text)}\n`);
 }
 
-function conclude(io: Io, values: Values, { sessions, messages, differences }: Totals): void {
+function conclude(io: Io, values: Values, totals: Totals): void {
+  const { sessions, messages, differences, played } = totals;
   if (values.flag('quiet')) return;
   if (values.flag('json')) {
     io.stdout.write(jsonLine({ type: 'summary', sessions, messages, differences }));
     return;
   }
   const { bold, green, red } = paintFor(io.stdout, io.env);
-  const what = differences === 0 ? green('no difference') : red(count(differences, 'difference'));
+  const same = played === 0 ? red('nothing was played') : green('no difference');
+  const what = differences === 0 ? same : red(count(differences, 'difference'));
   io.stdout.write(`${bold(`${count(sessions, 'session')}, ${count(messages, 'message')}`)}: ${what}\n`);
 }

@@ -1,14 +1,14 @@
 /** `milter-stream send`: plays a mail server to a milter. */
-import { writeFile } from 'node:fs/promises';
 import type { ClientMessage, ClientOptions } from '../client/index.js';
 import { parseAddress } from '../address.js';
 import type { Command, Io } from './command.js';
 import { macrosOf, party, peerOf, recipientsIn, senderIn, type Party } from './envelope.js';
-import { asCliError, CliError, EXIT, exitOf, usageError } from './exit.js';
+import { asCliError, EXIT, exitOf, usageError } from './exit.js';
 import { interruption } from './interruption.js';
 import type { LatencySummary } from './latency.js';
 import { load, type LoadResult } from './load.js';
 import { readMail, type MailFile } from './mail-file.js';
+import { checkApart, writeTo } from './output-file.js';
 import { plain, plainError } from './plain.js';
 import { Player, type Played, type Scene } from './player.js';
 import { Progress } from './progress.js';
@@ -81,7 +81,7 @@ export const send: Command = {
       name: 'output',
       short: 'o',
       value: 'FILE',
-      text: 'Write the resulting message there; - is the standard output, alone.',
+      text: 'Write the resulting message there, for its owner alone; - is the standard output, alone.',
     },
     { name: 'quiet', short: 'q', text: 'Print nothing but failures.' },
     { name: 'verbose', short: 'v', text: 'Print every step with its answer and its time.' },
@@ -97,7 +97,7 @@ export const send: Command = {
     [EXIT.data, 'a FILE is no message'],
     [EXIT.noInput, 'a FILE cannot be read'],
     [EXIT.unavailable, 'the milter cannot be reached, closed the connection, or did not answer in time'],
-    [EXIT.cannotWrite, 'the resulting message cannot be written'],
+    [EXIT.cannotWrite, 'the resulting message, or the standard output, cannot be written'],
     [EXIT.protocol, 'the milter did not keep to the protocol'],
     [EXIT.interrupted, 'stopped by Ctrl-C before all messages of --repeat and --connections were sent'],
   ],
@@ -120,6 +120,7 @@ export const send: Command = {
     if (output === '-' && (values.flag('json') || values.flag('verbose'))) {
       throw usageError('--output - has the standard output for itself: neither --json nor --verbose');
     }
+    if (output !== undefined && output !== '-') checkApart(io, names[0] as string, output);
     const from = values.text('from');
     const sender = from === undefined ? undefined : party('from', from);
     const recipients = values.list('rcpt').map((text) => party('rcpt', text));
@@ -224,11 +225,7 @@ async function write(io: Io, output: string, message: Buffer): Promise<void> {
     io.stdout.write(message);
     return;
   }
-  try {
-    await writeFile(output, message);
-  } catch (error) {
-    throw new CliError(EXIT.cannotWrite, `Cannot write ${output}: ${(error as Error).message}`);
-  }
+  await writeTo(output, async (stream) => void stream.write(message));
 }
 
 /** The other messages are sent all the same. @throws what is no failure of a milter's or the user's */

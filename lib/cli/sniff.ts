@@ -16,7 +16,7 @@ export const sniff: Command = {
   text: [
     'Listens for mail servers, connects to the milter for each of them, passes everything on byte for byte, and prints every packet: when, in which session, who (→ the mail server, ← the milter), what, and how long an answer took. Bytes that are no packets pass as well, and are shown as what they are.',
     'What is shown is what was said on either side. Where --fault changes an answer, a line says so.',
-    'SIGINT and SIGTERM stop it: connections are served to their end, a second signal ends them at once. Then it prints how many messages there were, what became of them, and how long answers took.',
+    'SIGINT and SIGTERM stop it: connections are served to their end, a second signal ends them at once. So does the end of whoever reads what it prints, like head. Then it prints how many messages there were, what became of them, and how long answers took.',
     '--sender, --queue-id and --verdict keep the lines of a message until it is known whether they are shown, up to a megabyte of them.',
   ],
   options: [
@@ -25,7 +25,7 @@ export const sniff: Command = {
       name: 'write',
       short: 'w',
       value: 'FILE',
-      text: 'Write all that passes there as well: .jsonl, or .pcapng for Wireshark.',
+      text: 'Write all that passes there as well, for its owner alone: .jsonl, or .pcapng for Wireshark.',
     },
     WEB_OPTION,
     ...VIEW_OPTIONS,

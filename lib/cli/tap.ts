@@ -21,7 +21,7 @@ import type { Values } from './values.js';
 export const TAP_EXITS: Command['exits'] = [
   [EXIT.ok, 'stopped'],
   [EXIT.unavailable, 'it could not listen, or the milter could not be reached, or was lost'],
-  [EXIT.cannotWrite, 'FILE could not be written'],
+  [EXIT.cannotWrite, 'FILE, or the standard output, could not be written'],
   [EXIT.protocol, 'somebody said what is no packet'],
 ];
 
@@ -59,18 +59,18 @@ export const TAP_OPTIONS: readonly OptionRow[] = [
 export interface Viewer {
   /** It is listening. */
   begin(address: string): void;
-  show(seen: Seen): unknown;
+  show(seen: Seen): void;
   /** A message is over; before the packet that ended it is shown. */
   over(message: SeenMessage): void;
 }
 
 /**
  * Runs until it is stopped: SIGINT or SIGTERM let the connections that there are come to their end, a second one ends
- * them at once.
+ * them at once. That nobody reads the standard output any more is as good as the first.
  * @param output name of a file to write what passes to
- * @param viewers a page for a browser would be one more
+ * @param viewers a page for a browser would be one more; where one throws, everything ends
  * @returns what has passed, and the status to exit with
- * @throws CliError, MilterError: what is wrong with the options, or keeps it from listening
+ * @throws CliError, MilterError: what is wrong with the options, or keeps it from listening; whatever a viewer throws
  */
 export async function tap(
   io: Io,
@@ -104,18 +104,26 @@ export async function tap(
   let over = (): void => {};
   try {
     const address = formatAddress(await proxy.listen(listen, options));
+    await file?.begin();
     for (const viewer of all) viewer.begin(address);
     const shown = watch(values.flag('redact') ? redactCapture(queue) : queue, file, traffic, all);
-    await new Promise<void>((resolve) => {
-      over = onStop(io, () => {
+    const stopped = new Promise<void>((resolve, reject) => {
+      const stop = (): void => {
         stopping.abort();
-        void proxy.close().then(resolve); // the second time it does not wait
+        proxy.close().then(resolve, reject); // the second time it does not wait
+      };
+      over = onStop(io, stop);
+      io.stdout.on('error', ({ code }: NodeJS.ErrnoException) => {
+        if (code === 'EPIPE' && !stopping.signal.aborted) stop(); // it comes with every write
       });
     });
+    await Promise.race([stopped, shown]); // shown is not over before the queue is: it can only fail
     queue.end();
     await shown;
   } finally {
     over();
+    stopping.abort();
+    await Promise.allSettled([proxy.destroy()]); // what it fails with has been thrown by close() already
     await file?.end();
   }
   return traffic;

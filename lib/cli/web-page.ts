@@ -1,7 +1,6 @@
 /** The page for a browser: served while mail passes (`sniff --web`), or written of a capture (`decode --html`). */
 import { basename } from 'node:path';
-import { decodeConversation } from '../capture/conversation.js';
-import type { CaptureEvent } from '../capture/types.js';
+import type { ConversationRecord } from '../capture/types.js';
 import { htmlReport } from '../web/report.js';
 import { parseWebPlace } from '../web/place.js';
 import { createLadder } from '../web/server.js';
@@ -50,6 +49,6 @@ export async function webPage(io: Io, values: Values): Promise<WebPage> {
 }
 
 /** A capture as a page. @param name of the file */
-export function htmlOf(name: string, events: AsyncIterable<CaptureEvent>): AsyncIterable<string> {
-  return htmlReport(decodeConversation(events), { title: name === '-' ? '' : basename(name) });
+export function htmlOf(name: string, records: AsyncIterable<ConversationRecord>): AsyncIterable<string> {
+  return htmlReport(records, { title: name === '-' ? '' : basename(name) });
 }

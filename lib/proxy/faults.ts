@@ -181,8 +181,8 @@ function hooksOf(list: readonly Fault[], options: FaultOptions): ProxyHooks {
   /** What a fault does before its packet goes on. @returns a promise where that takes time */
   const strike = (fault: Fault, context: ProxyContext): Promise<void> | void => {
     onFault?.(`Fault: ${fault.text}`, context.id);
-    if (fault.act.startsWith('delay')) return wait(fault.ms, signal);
-    if (fault.act.startsWith('stall')) return wait(fault.ms, signal).then(() => context.destroy());
+    if (fault.act.startsWith('delay')) return wait(fault.ms, signal, context.signal);
+    if (fault.act.startsWith('stall')) return wait(fault.ms, signal, context.signal).then(() => context.destroy());
     if (fault.act !== 'reply') context.destroy();
   };
   const strikeAll = (due: readonly Fault[], context: ProxyContext): Promise<void> | void => {
@@ -228,6 +228,8 @@ function counted(session: Session, packet: Command | OddPacket, list: readonly F
   const before = dialogue.unanswered.length;
   dialogue.command(packet, number, 0);
   const answers = mine.filter(({ act }) => onReply(act));
+  // Too many wait, as nobody is there who answers: none of them will be known by its answer.
+  if (dialogue.unanswered.length === 0) due.clear();
   if (answers.length > 0 && dialogue.unanswered.length > before) due.set(number, answers);
   return mine;
 }
@@ -254,17 +256,20 @@ function share(seed: number, id: number): number {
   return ((bits ^ (bits >>> 16)) >>> 0) / 2 ** 32;
 }
 
-/** The connection keeps the process alive, not its delays. */
-function wait(ms: number, signal: AbortSignal | undefined): Promise<void> {
-  if (signal?.aborted === true) return Promise.resolve();
+/**
+ * The connection keeps the process alive, not its delays.
+ * @param signals each of them ends it
+ */
+function wait(ms: number, ...signals: ReadonlyArray<AbortSignal | undefined>): Promise<void> {
+  if (signals.some((signal) => signal?.aborted === true)) return Promise.resolve();
   return new Promise((resolve) => {
     const over = (): void => {
       clearTimeout(timer);
-      signal?.removeEventListener('abort', over);
+      for (const signal of signals) signal?.removeEventListener('abort', over);
       resolve();
     };
     const timer = setTimeout(over, ms);
     timer.unref();
-    signal?.addEventListener('abort', over);
+    for (const signal of signals) signal?.addEventListener('abort', over);
   });
 }

@@ -6,6 +6,8 @@
 import type { Duplex } from 'node:stream';
 import { parseAddress } from '../address.js';
 import type { CaptureEvent, Source } from '../capture/types.js';
+import { MilterError } from '../errors.js';
+import { reach, type Dial } from '../proxy/dialling.js';
 import { dial } from '../sockets/dial.js';
 import { checkReplayOptions, type CheckedReplayOptions } from './options.js';
 import { Play } from './play.js';
@@ -16,8 +18,11 @@ import { Wire } from './wire.js';
 export type * from './types.js';
 export { MilterError, type MilterErrorCode } from '../errors.js';
 
-/** Where the milter is: a socket string, or a function that gives a stream to it for each session. */
-export type ReplayTarget = string | (() => Duplex | Promise<Duplex>);
+/**
+ * Where the milter is: a socket string, or a function that gives a stream to it for each session. The function's signal
+ * is aborted when nobody waits for the stream any more.
+ */
+export type ReplayTarget = string | ((signal: AbortSignal) => Duplex | PromiseLike<Duplex>);
 
 /**
  * Replays the sessions of a capture, and gives each when it is over. Memory: the sessions that are open in the capture,
@@ -31,8 +36,8 @@ export async function* replayCapture(
   options: ReplayOptions = {},
 ): AsyncGenerator<ReplayedSession, void, undefined> {
   const over = new AbortController();
-  const signals = options.signal === undefined ? [over.signal] : [options.signal, over.signal];
-  const checked = { ...checkReplayOptions(options), signal: AbortSignal.any(signals) };
+  const checked = checkReplayOptions(options, over.signal);
+  const { signal, connections } = checked;
   const connect = connector(target, checked);
   const start = performance.now();
   const playing = new Set<Promise<void>>();
@@ -47,13 +52,18 @@ export async function* replayCapture(
     });
     playing.add(played);
   };
+  const scripts = scriptsOf(events, checked);
+  let isReading = false;
   try {
-    const scripts = scriptsOf(events, checked.sessions);
-    while (!checked.signal.aborted) {
-      const next = await scripts.next().catch((error: unknown) => (failure = { error }));
+    while (!signal.aborted) {
+      isReading = true;
+      const reading = scripts.next().catch((error: unknown) => (failure = { error }));
+      const next = await unlessAborted(reading, signal);
+      if (next === undefined) break;
+      isReading = false;
       if ('error' in next || next.done === true) break;
       play(next.value);
-      if (playing.size >= checked.connections) await Promise.race(playing);
+      if (playing.size >= connections) await Promise.race(playing);
       yield* done.splice(0);
     }
     while (playing.size > 0) {
@@ -63,18 +73,37 @@ export async function* replayCapture(
     yield* done.splice(0); // it may have ended while the one before was being looked at
   } finally {
     over.abort(); // whoever asked may have lost interest
+    // An event that is still being waited for ends the reading when it comes.
+    if (!isReading) await scripts.return();
   }
   if (failure !== undefined) throw failure.error;
 }
 
-function connector(target: ReplayTarget, options: CheckedReplayOptions): () => Promise<Wire> {
-  const { timeout, signal } = options;
+function connector(target: ReplayTarget, { timeout, signal }: CheckedReplayOptions): () => Promise<Wire> {
   const address = typeof target === 'string' ? parseAddress(target, 'connect') : undefined;
+  // In a turn of its own: it may end everything at once.
+  const reaching: Dial = (given) =>
+    address === undefined
+      ? Promise.resolve(given).then(target as Dial)
+      : dial(address, { connectTimeout: timeout, signal });
   return async () => {
-    const stream =
-      address === undefined
-        ? await (target as () => Duplex | Promise<Duplex>)()
-        : await dial(address, { connectTimeout: timeout, signal });
-    return new Wire(stream, signal);
+    if (signal.aborted)
+      throw new MilterError('ERR_MILTER_ABORTED', 'The caller has given up', { cause: signal.reason });
+    const found = await reach(reaching, timeout, signal);
+    if (found instanceof MilterError) throw found;
+    return new Wire(found, signal);
   };
+}
+
+/** What a promise comes to, or undefined where the signal is aborted before. It does not fail. */
+function unlessAborted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T | undefined> {
+  return new Promise((resolve) => {
+    const stop = (): void => resolve(undefined);
+    if (signal.aborted) stop();
+    signal.addEventListener('abort', stop);
+    void promise.then((value) => {
+      signal.removeEventListener('abort', stop);
+      resolve(value);
+    });
+  });
 }

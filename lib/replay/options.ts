@@ -13,7 +13,8 @@ export interface CheckedReplayOptions {
   readonly like: MailServerName;
   readonly timeout: number;
   readonly eobTimeout: number;
-  readonly signal: AbortSignal | undefined;
+  /** The caller has given up, or the replay is over. */
+  readonly signal: AbortSignal;
 }
 
 const KINDS: ReadonlySet<unknown> = new Set(Array.from({ length: 256 }, (_, code) => replyCodec.typeOf(code)));
@@ -36,10 +37,13 @@ const RULES: Readonly<Record<keyof ReplayOptions, Rule>> = {
   signal: abortSignal,
 };
 
-/** @throws MilterError ERR_MILTER_OPTION that names the option and what it got */
-export function checkReplayOptions(options: ReplayOptions): CheckedReplayOptions {
+/**
+ * @param over aborted when nobody wants more
+ * @throws MilterError ERR_MILTER_OPTION that names the option and what it got
+ */
+export function checkReplayOptions(options: ReplayOptions, over: AbortSignal): CheckedReplayOptions {
   holdToRules(options, RULES);
-  const { sessions, ignore = ['progress'], ignoreHeaders = [], timeout = 30_000 } = options;
+  const { signal, sessions, ignore = ['progress'], ignoreHeaders = [], timeout = 30_000 } = options;
   return {
     sessions: sessions && new Set(sessions),
     connections: options.connections ?? 1,
@@ -48,6 +52,6 @@ export function checkReplayOptions(options: ReplayOptions): CheckedReplayOptions
     like: options.like ?? 'postfix',
     timeout,
     eobTimeout: options.eobTimeout ?? Math.max(300_000, timeout),
-    signal: options.signal,
+    signal: signal === undefined ? over : AbortSignal.any([signal, over]),
   };
 }

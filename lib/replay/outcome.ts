@@ -3,8 +3,8 @@ import { applyModifications, isModification, type Modification } from '../client
 import { makeHeader, Message } from '../client/message.js';
 import { endedBody, MODELS, wear, type MailServerName } from '../client/models.js';
 import { Body } from '../client/body.js';
+import { decisionAt, type Decision } from '../capture/decision.js';
 import type { MacroCommand } from '../codec/commands.js';
-import type { OddPacket } from '../codec/parser.js';
 import type { Reply } from '../codec/replies.js';
 import { parseSmtpReply } from '../codec/smtp-reply.js';
 import { isStage, STAGES } from '../stages.js';
@@ -95,35 +95,18 @@ function without(message: Message, names: ReadonlySet<string>): Buffer {
   return plain.toBuffer();
 }
 
-/** What a final answer is for the message. */
-const VERDICTS: Readonly<Record<string, MessageOutcome['verdict']>> = {
-  accept: 'accept',
-  reject: 'reject',
-  tempFail: 'tempFail',
-  shutdown: 'tempFail',
-  connFail: 'tempFail',
-  discard: 'discard',
-};
-
-function verdictOf(reply: Reply | OddPacket | undefined): MessageOutcome['verdict'] | undefined {
-  if (reply?.type === 'replyCode') return reply.text.startsWith('4') ? 'tempFail' : 'reject';
-  return reply === undefined ? undefined : VERDICTS[reply.type];
-}
-
 function outcome(steps: readonly ReplayStep[], which: Which, spaces: Spaces, like: MailServerName): Result {
   const model = MODELS[like];
   const { message, from, to } = original(steps, spaces.was);
-  const envelope = { from, to: to.filter(({ step }) => !isRefused(step[which].at(-1))).map(({ address }) => address) };
+  const decided = ({ stage, ...said }: ReplayStep): Decision | undefined => decisionAt(stage, said[which].at(-1));
+  const taken = to.filter(({ step }) => decided(step)?.of !== 'recipient');
+  const envelope = { from, to: taken.map(({ address }) => address) };
   const before = { envelope: { from, to: to.map(({ address }) => address) }, message };
-  const decided = steps.find((step) => {
-    const verdict = verdictOf(step[which].at(-1));
-    return verdict !== undefined && (step.stage !== 'rcpt' || verdict === 'accept' || verdict === 'discard');
-  });
   const answers = steps.find(({ stage }) => stage === 'eob')?.[which] ?? [];
-  const last = decided ?? (answers.at(-1)?.type === 'continue' ? steps.at(-1) : undefined);
+  const last = steps.find((step) => decided(step)?.of === 'message');
   if (last === undefined) return { verdict: 'none', ...before };
   const reply = last[which].at(-1);
-  const verdict = verdictOf(reply) ?? 'accept';
+  const { verdict } = decided(last) as Decision;
   const where = { verdict, stage: last.stage };
   if (verdict !== 'accept')
     return { ...where, ...before, ...(reply?.type === 'replyCode' && { reply: replyWords(reply.text) }) };
@@ -160,11 +143,6 @@ function original(
       body.push(command.chunk);
   }
   return { message: Message.of(headers, body), from, to };
-}
-
-function isRefused(reply: Reply | OddPacket | undefined): boolean {
-  const verdict = verdictOf(reply);
-  return verdict === 'reject' || verdict === 'tempFail';
 }
 
 /** An SMTP reply as a client would see it. */

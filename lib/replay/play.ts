@@ -11,6 +11,7 @@ import { commandCodec } from '../codec/commands.js';
 import { SMFIP_HDR_LEADSPC } from '../constants.js';
 import { MilterError } from '../errors.js';
 import { actionNames, protocolNames } from '../names.js';
+import { MAX_MS } from '../option-rules.js';
 import { FINAL_REPLIES } from '../final-replies.js';
 import { isStage, STAGES, STAGE_NAMES, type Stage } from '../stages.js';
 import { sameReplies } from './compare.js';
@@ -23,6 +24,10 @@ import type { Wire } from './wire.js';
 
 const ANY_SIZE = 0x3fff_ffff;
 
+/** Most that a milter may say to one command, or unasked, in bytes; each packet costs some more than it is long. */
+const MOST_SAID = 256 * 1024 * 1024;
+const PACKET_COST = 256;
+
 /** How long a milter may take to close its connection, in ms. */
 const GOODBYE = 1_000;
 
@@ -34,6 +39,10 @@ export class Play {
   readonly #steps: ReplayStep[] = [];
   readonly #notes: string[];
   readonly #passages = new Passages();
+  #isDifferent = false;
+  #unaskedFor = 0;
+  /** The next line that is no macros, from some line on. */
+  #next = 0;
   #was: NegotiateReply | undefined;
   #now: NegotiateReply | undefined;
 
@@ -82,12 +91,12 @@ export class Play {
   /** Waits until it is time. @param ms since the beginning of the capture */
   async #due(ms: number): Promise<void> {
     const { speed, signal } = this.#options;
-    const left = speed === undefined ? 0 : this.#start + ms / speed - performance.now();
-    if (left < 1) return;
+    if (speed === undefined) return;
+    const left = (): number => this.#start + ms / speed - performance.now();
     try {
-      await sleep(left, undefined, { ...(signal && { signal }) });
+      while (left() >= 1) await sleep(Math.min(left(), MAX_MS), undefined, { signal });
     } catch {
-      throw new MilterError('ERR_MILTER_ABORTED', 'The caller has given up', { cause: signal?.reason });
+      throw new MilterError('ERR_MILTER_ABORTED', 'The caller has given up', { cause: signal.reason });
     }
   }
 
@@ -127,7 +136,10 @@ export class Play {
 
   /** Whether the command behind the macros goes to the milter, as far as that is known before. */
   #isNextSent(at: number): boolean {
-    const next = this.#script.lines.slice(at + 1).find(({ command }) => command.type !== 'macro');
+    const { lines } = this.#script;
+    this.#next = Math.max(this.#next, at + 1);
+    while (lines[this.#next]?.command.type === 'macro') this.#next++;
+    const next = lines[this.#next];
     return next === undefined || this.#standing.against(next.command) === undefined;
   }
 
@@ -150,12 +162,15 @@ export class Play {
 
   async #answer(wire: Wire, stage: Stage | 'negotiate', replies: Reply[], begun: number): Promise<void> {
     const { timeout, eobTimeout } = this.#options;
+    let cost = 0;
     for (;;) {
-      const left = Math.max(1, Math.ceil(eobTimeout - (performance.now() - begun)));
-      const reply =
-        left < timeout
-          ? await wire.reply(left, `It has not come to an end within ${eobTimeout} ms`)
-          : await wire.reply(timeout);
+      const left = Math.ceil(eobTimeout - (performance.now() - begun));
+      const what = `It has not come to an end within ${eobTimeout} ms`;
+      // There may always be something more to take: progress without an end.
+      if (left < 1) throw new MilterError('ERR_MILTER_TIMEOUT', what);
+      const reply = left < timeout ? await wire.reply(left, what) : await wire.reply(timeout);
+      cost += costOf(reply);
+      if (cost > MOST_SAID) throw new MilterError('ERR_MILTER_FILTER', 'Its answer has no end');
       replies.push(reply);
       if (!FINAL_REPLIES.has(reply.type) && reply.type !== 'negotiate') continue;
       if (stage !== 'negotiate') this.#standing.note(stage, reply);
@@ -197,8 +212,11 @@ export class Play {
     const surplus = wire.surplus();
     const last = this.#steps.at(-1);
     if (surplus.length === 0 || last === undefined) return;
-    this.#notes.push(`The milter said unasked: ${surplus.map(({ type }) => type).join(', ')}`);
+    this.#unaskedFor = surplus.reduce((cost, reply) => cost + costOf(reply), this.#unaskedFor);
+    if (this.#unaskedFor > MOST_SAID) throw new MilterError('ERR_MILTER_FILTER', 'It does not stop talking unasked');
+    this.#notes.push(`The milter said unasked: ${[...new Set(surplus.map(({ type }) => type))].join(', ')}`);
     this.#steps[this.#steps.length - 1] = { ...last, now: [...last.now, ...surplus], differs: true };
+    this.#isDifferent = true;
   }
 
   #step(line: Line, now: readonly Reply[], more: Pick<ReplayStep, 'skipped' | 'ms'> = {}): void {
@@ -214,6 +232,7 @@ export class Play {
       ...more,
       differs: isStageOf && this.#script.isTwoSided && answer !== 'missing' && this.#differs(was, now, more.skipped),
     };
+    this.#isDifferent ||= step.differs;
     this.#steps.push(step);
     this.#passages.step(step);
   }
@@ -222,9 +241,13 @@ export class Play {
   #differs(was: ReadonlyArray<Reply | OddPacket>, now: readonly Reply[], skipped: string | undefined): boolean {
     const { leniency } = this.#options;
     const goesOn: readonly Reply[] = [{ type: 'continue' }];
-    if (skipped !== undefined && this.#steps.some(({ differs }) => differs)) return false;
+    if (skipped !== undefined && this.#isDifferent) return false;
     return !sameReplies(was.length === 0 ? goesOn : was, now.length === 0 ? goesOn : now, leniency);
   }
+}
+
+function costOf({ raw }: Reply): number {
+  return (raw as Buffer).length + PACKET_COST;
 }
 
 function listsOf({ macros = [] }: NegotiateReply): string {

@@ -1,4 +1,7 @@
-/** A connection to a milter that is told the bytes of commands, and asked for replies. Nothing waits for ever. */
+/**
+ * A connection to a milter that is told the bytes of commands, and asked for replies. Nothing waits for ever, and nothing
+ * is read while there are replies that nobody has taken.
+ */
 import type { Duplex } from 'node:stream';
 import { replyParser } from '../codec/parser.js';
 import type { Reply } from '../codec/replies.js';
@@ -6,12 +9,13 @@ import { MilterError } from '../errors.js';
 
 export class Wire {
   readonly #stream: Duplex;
-  readonly #signal: AbortSignal | undefined;
+  readonly #signal: AbortSignal;
   readonly #replies: Reply[] = [];
+  readonly #read: (bytes: Buffer) => void;
   #failure: MilterError | undefined;
   #wake: (() => void) | undefined;
 
-  constructor(stream: Duplex, signal: AbortSignal | undefined) {
+  constructor(stream: Duplex, signal: AbortSignal) {
     this.#stream = stream;
     this.#signal = signal;
     const parser = replyParser();
@@ -24,7 +28,11 @@ export class Wire {
       }
       this.#wake?.();
     };
-    stream.on('data', (bytes: Buffer) => guarded(() => parser.parse(bytes, sink)));
+    this.#read = (bytes) => {
+      guarded(() => parser.parse(bytes, sink));
+      if (this.#replies.length > 0) stream.pause();
+    };
+    stream.on('data', this.#read);
     stream.on('end', () => {
       guarded(() => parser.end());
       this.#lost('the milter closed it');
@@ -32,8 +40,8 @@ export class Wire {
     stream.on('error', (error) => this.#lost(error.message, error));
     stream.on('close', () => this.#lost('it was closed'));
     stream.on('drain', () => this.#wake?.());
-    if (signal?.aborted === true) this.#interrupt();
-    signal?.addEventListener('abort', this.#interrupt);
+    if (signal.aborted) this.#interrupt();
+    signal.addEventListener('abort', this.#interrupt);
   }
 
   /** What nobody has asked for. */
@@ -55,16 +63,16 @@ export class Wire {
 
   /** Says no more, and waits until the other side does the same. @param timeout 0: not at all */
   async end(timeout: number): Promise<void> {
-    this.#signal?.removeEventListener('abort', this.#interrupt);
+    this.#signal.removeEventListener('abort', this.#interrupt);
     if (this.#failure === undefined && timeout > 0) {
-      this.#stream.end();
+      this.#stream.off('data', this.#read).resume().end();
       await this.#until(() => this.#failure, timeout, '').catch(() => {});
     }
     this.#stream.destroy();
   }
 
   readonly #interrupt = (): void => {
-    const cause: unknown = this.#signal?.reason;
+    const cause: unknown = this.#signal.reason;
     this.#fail(new MilterError('ERR_MILTER_ABORTED', 'The caller has given up', { cause }));
     this.#stream.destroy();
     this.#wake?.();
@@ -91,6 +99,7 @@ export class Wire {
         if (found !== undefined) return found;
         if (this.#failure !== undefined) throw this.#failure;
         if (late) throw new MilterError('ERR_MILTER_TIMEOUT', `${what}, and ${timeout} ms are over`);
+        if (this.#replies.length === 0) this.#stream.resume();
         await new Promise<void>((resolve) => (this.#wake = resolve));
       }
     } finally {

@@ -4,8 +4,9 @@
  */
 import { isModification } from '../client/modify.js';
 import type { Reply } from '../codec/replies.js';
+import { decisionAt, type Verdict as Decided } from '../capture/decision.js';
 import type { ConversationRecord, PacketRecord } from '../capture/types.js';
-import { STAGES, type Stage } from '../stages.js';
+import { STAGES } from '../stages.js';
 
 /** What became of a message; `aborted`: it did not come to its end. */
 export const VERDICTS = ['accept', 'reject', 'tempfail', 'discard', 'quarantine', 'aborted'] as const;
@@ -27,9 +28,6 @@ export interface MessageNews {
   readonly edit?: true;
 }
 
-/** Commands that are remembered by their numbers until they are answered: far more than ever wait. */
-const REMEMBERED = 1024;
-
 export class Messages {
   #count = 0;
   #open = false;
@@ -38,7 +36,8 @@ export class Messages {
   #bodyReplaced = false;
   /** Macros come before their command: this is the queue id of a message that has not begun. */
   #nextId: string | undefined;
-  readonly #stages: Stage[] = [];
+  /** Its first command: what answers those before is not about it. */
+  #since = 0;
 
   take(record: ConversationRecord): MessageNews | undefined {
     if (record.type === 'close') return this.#end();
@@ -47,20 +46,19 @@ export class Messages {
   }
 
   #command({ packet, number }: PacketRecord): MessageNews | undefined {
-    if (Object.hasOwn(STAGES, packet.type)) this.#stages[number % REMEMBERED] = packet.type as Stage;
     switch (packet.type) {
       case 'macro':
         return this.#macros(packet.stage, packet.macros);
       case 'mailFrom':
-        return { ...this.#begin(), sender: packet.address };
+        return { ...this.#begin(number), sender: packet.address };
       case 'rcpt':
-        return { ...this.#begun(), recipient: packet.address };
+        return { ...this.#begun(number), recipient: packet.address };
       case 'data':
       case 'header':
       case 'eoh':
       case 'body':
       case 'eob':
-        return this.#open ? undefined : this.#begin();
+        return this.#open ? undefined : this.#begin(number);
       case 'abort':
       case 'connect':
       case 'helo':
@@ -80,7 +78,8 @@ export class Messages {
     return undefined;
   }
 
-  #begin(): MessageNews {
+  #begin(number: number): MessageNews {
+    this.#since = number;
     const queueId = this.#nextId;
     this.#nextId = undefined;
     this.#open = true;
@@ -90,8 +89,8 @@ export class Messages {
   }
 
   /** The message that goes on, or begins here: its sender may have been kept away from the milter. */
-  #begun(): MessageNews {
-    return this.#open ? { n: this.#count } : this.#begin();
+  #begun(number: number): MessageNews {
+    return this.#open ? { n: this.#count } : this.#begin(number);
   }
 
   #end(): MessageNews | undefined {
@@ -102,13 +101,14 @@ export class Messages {
 
   #reply({ packet, answers }: PacketRecord): MessageNews | undefined {
     if (answers === undefined) return this.#edit(packet as Reply);
-    const stage = this.#stages[answers.number % REMEMBERED];
-    if (stage === undefined || stage === 'unknown') return undefined;
-    const verdict = this.#verdictOf(packet as Reply, stage);
-    if (verdict === undefined) return undefined;
-    if (stage === 'connect' || stage === 'helo') return { n: 0, verdict };
+    const { stage, number } = answers;
+    const decision = decisionAt(stage, packet as Reply);
+    if (decision === undefined || decision.of === 'command') return undefined;
+    const verdict = this.#shown(decision.verdict);
+    if (decision.of === 'session') return { n: 0, verdict };
+    if (number < this.#since) return undefined;
     const n = this.#count;
-    if (stage === 'rcpt' && (verdict === 'reject' || verdict === 'tempfail')) return { n, refused: true };
+    if (decision.of === 'recipient') return { n, refused: true };
     if (this.#verdict !== undefined) return undefined;
     this.#verdict = verdict;
     this.#open &&= stage !== 'eob';
@@ -124,24 +124,8 @@ export class Messages {
     return again ? undefined : { n: this.#count, edit: true };
   }
 
-  #verdictOf(reply: Reply, stage: Stage): Verdict | undefined {
-    const passes = this.#quarantined ? 'quarantine' : 'accept';
-    switch (reply.type) {
-      case 'continue':
-        return stage === 'eob' ? passes : undefined;
-      case 'accept':
-        return passes;
-      case 'reject':
-      case 'discard':
-        return reply.type;
-      case 'tempFail':
-      case 'shutdown':
-      case 'connFail':
-        return 'tempfail';
-      case 'replyCode':
-        return reply.text.startsWith('4') ? 'tempfail' : 'reject';
-      default:
-        return undefined;
-    }
+  #shown(verdict: Decided): Verdict {
+    if (verdict === 'accept' && this.#quarantined) return 'quarantine';
+    return verdict === 'tempFail' ? 'tempfail' : verdict;
   }
 }

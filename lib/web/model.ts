@@ -3,6 +3,7 @@ import type { Command, ConnectCommand } from '../codec/commands.js';
 import type { OddPacket } from '../codec/parser.js';
 import type { Reply } from '../codec/replies.js';
 import { toText } from '../codec/text.js';
+import { isTime } from '../capture/checks.js';
 import { showLetter } from '../capture/show.js';
 import type { ConversationRecord, PacketRecord, Side } from '../capture/types.js';
 import { MilterError } from '../errors.js';
@@ -35,6 +36,8 @@ export interface Item {
   /** A line; of a note all of it. */
   readonly text: string;
   readonly fields?: readonly FieldItem[];
+  /** How many fields there are besides. */
+  readonly moreFields?: number;
   readonly answers?: { readonly number: number; readonly ms: number };
   readonly problem?: string;
   /** How many bytes it has. */
@@ -50,8 +53,13 @@ export interface ItemOptions {
 }
 
 const LIMIT = 4096;
+/** Most fields of a packet, and most characters of all of them together, as many times those of one. */
+const MOST_FIELDS = 200;
+const ALL_FIELDS = 16;
 /** Most characters of a line. */
 const LINE = 300;
+/** Most words that are put together for a line. */
+const WORDS = LINE;
 
 interface Conversation {
   readonly id: number;
@@ -87,7 +95,7 @@ export class Itemizer {
       id,
       session: shortLine(session),
       at: conversation.at++,
-      time: Number.isFinite(time) ? time : 0,
+      time: isTime(time) ? time : 0,
       ...(from !== undefined && { from }),
       ...(kind === 'packet' ? this.#packet(record) : { text: shortLine(record.text) }),
       ...('bytes' in record && this.#bytes(record.bytes)),
@@ -102,8 +110,8 @@ export class Itemizer {
       name: packet.type,
       code: showLetter(raw[4] as number),
       text: shortLine(summaryOf(packet)),
-      fields: this.#fields(packet),
-      ...(answers !== undefined && { answers }),
+      ...this.#fields(packet),
+      ...(answers !== undefined && { answers: { number: answers.number, ms: finite(answers.ms) } }),
       ...(problem !== undefined && { problem: shortLine(problem) }),
       ...this.#bytes(raw),
     };
@@ -113,20 +121,31 @@ export class Itemizer {
     return { size: bytes.length, bytes: bytes.toString('base64', 0, this.#limit) };
   }
 
-  #fields(packet: Command | Reply | OddPacket): FieldItem[] {
-    return Object.entries(packet).flatMap(([name, value]: [string, unknown]): FieldItem[] => {
-      // The text says of which stage macros are.
-      if (name === 'type' || name === 'code' || (name === 'stage' && packet.type === 'macro')) return [];
-      if (Buffer.isBuffer(value)) return [this.#chunk(name, value)];
-      if (value instanceof MilterError) return [this.#text('error', value.message)];
-      if (Array.isArray(value)) return value.map((each) => this.#element(name, each as Element));
-      return [this.#text(name, valueOf(packet.type, name, value as string | number))];
-    });
+  #fields(packet: Command | Reply | OddPacket): Pick<Item, 'fields' | 'moreFields'> {
+    const fields: FieldItem[] = [];
+    let room = ALL_FIELDS * this.#limit;
+    let moreFields = 0;
+    for (const [name, value] of valuesOf(packet)) {
+      if (fields.length >= MOST_FIELDS || room <= 0) {
+        moreFields++;
+        continue;
+      }
+      const field = this.#field(packet.type, name, value);
+      fields.push(field);
+      room -= field[0].length + field[1].length;
+    }
+    return { fields, ...(moreFields > 0 && { moreFields }) };
   }
 
-  /** One of several: an ESMTP argument, a macro, a list of macros that are asked for. */
+  #field(type: string, name: string, value: unknown): FieldItem {
+    if (Buffer.isBuffer(value)) return this.#chunk(name, value);
+    if (value instanceof MilterError) return this.#text('error', value.message);
+    if (typeof value === 'object') return this.#element(name, value as Element);
+    return this.#text(name, valueOf(type, name, value as string | number));
+  }
+
+  /** One of several: a macro, a list of macros that are asked for. */
   #element(name: string, value: Element): FieldItem {
-    if (typeof value === 'string') return this.#text('argument', value);
     if (name === 'macros' && 'names' in value) return this.#text(`macros for ${stageOf(value.stage)}`, value.names);
     const [macro, text] = value as readonly [string, string];
     return this.#text(macro, text);
@@ -143,7 +162,22 @@ export class Itemizer {
   }
 }
 
-type Element = string | readonly [string, string] | { readonly stage: number; readonly names: string };
+type Element = readonly [string, string] | { readonly stage: number; readonly names: string };
+
+/** JSON has no other numbers. */
+function finite(number: number): number {
+  return Number.isFinite(number) ? number : 0;
+}
+
+/** What is in a packet; several of a kind one by one. */
+function* valuesOf(packet: Command | Reply | OddPacket): Generator<readonly [name: string, value: unknown]> {
+  for (const [name, value] of Object.entries(packet) as Array<[string, unknown]>) {
+    // The text says of which stage macros are.
+    if (name === 'type' || name === 'code' || (name === 'stage' && packet.type === 'macro')) continue;
+    if (Array.isArray(value)) for (const each of value) yield [typeof each === 'string' ? 'argument' : name, each];
+    else yield [name, value];
+  }
+}
 
 function field(name: string, value: string, left: number, unit: string): FieldItem {
   const both = [visible(beginning(name, LINE)), visible(value)] as const;
@@ -189,7 +223,7 @@ function summaryOf(packet: Command | Reply | OddPacket): string {
       return packet.name;
     case 'mailFrom':
     case 'rcpt':
-      return [packet.address, ...packet.args].join(' ');
+      return [packet.address, ...packet.args.slice(0, WORDS)].join(' ');
     case 'header':
     case 'addHeader':
     case 'insHeader':
@@ -225,7 +259,12 @@ function summaryOf(packet: Command | Reply | OddPacket): string {
 
 function macrosOf(stage: string, macros: ReadonlyArray<readonly [string, string]>): string {
   const which = `for ${stageOfLetter(stage) ?? showLetter(stage.charCodeAt(0))}`;
-  return macros.length === 0 ? which : `${which}: ${macros.map(([name]) => name).join(' ')}`;
+  return macros.length === 0
+    ? which
+    : `${which}: ${macros
+        .slice(0, WORDS)
+        .map(([name]) => name)
+        .join(' ')}`;
 }
 
 function peerOf({ hostname, family, address, port }: ConnectCommand): string {

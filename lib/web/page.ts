@@ -115,8 +115,9 @@ export function pageStart({ title = '', slow = 1000, live }: PageOptions & { rea
 <div id="shown" hidden>
 <div class="ends"><span class="end-mta">Mail server</span><h2 id="about"></h2><span class="end-milter">Milter</span></div>
 <p id="missing" class="missing" hidden></p>
+<p id="earlier" class="rest"></p>
 <ol id="rows" aria-label="Packets"></ol>
-<div id="more" aria-hidden="true"></div>
+<p id="more" class="rest"></p>
 </div>
 </section>
 </main>

@@ -167,8 +167,8 @@ nav { display: flex; flex-direction: column; min-height: 0; border-right: 1px so
 .end-milter { color: var(--milter); }
 .missing { padding: 0.5rem; text-align: center; color: var(--warn); }
 #rows { list-style: none; margin: 0; padding: 0 0.6rem 2rem; }
-#more { height: 1px; }
-.row { position: relative; content-visibility: auto; contain-intrinsic-size: auto 2.4rem; }
+.rest { min-height: 1px; text-align: center; color: var(--soft); font-size: 0.85rem; }
+.row { position: relative; }
 .row::before, .row::after { content: ''; position: absolute; top: 0; bottom: 0; border-left: 2px solid var(--life); }
 .row::before { left: var(--before); }
 .row::after { right: var(--after); }
@@ -293,7 +293,7 @@ dialog p { margin-bottom: 0.7rem; color: var(--soft); }
   nav, .filter, .title button, .follow, .skip { display: none; }
   #ladder { overflow: visible; }
   .ends { position: static; }
-  .row { content-visibility: visible; break-inside: avoid; }
+  .row { break-inside: avoid; }
   .label { white-space: normal; flex-wrap: wrap; }
   .fields, .bytes pre { max-height: none; overflow: visible; }
 }

@@ -137,7 +137,7 @@ t.test('a bad line is named, what a session lacks for it is told, and the others
   t.equal(await fails({}), '');
   t.equal(await problems(bad(2, 'null')).then(String), 'Line 3: it is no JSON object');
   t.equal(await fails({ session: 1 }), 'Line 3: session must be a string');
-  t.equal(await fails({ time: '1' }), 'Line 3: time must be a number');
+  t.equal(await fails({ time: '1' }), 'Line 3: time must be a date, in ms since 1970');
   t.equal(await fails({ from: 'me' }), 'Line 3: from must be mta or milter');
   t.equal(await fails({ bytes: 'Q*==' }), 'Line 3: bytes must be base64');
   t.equal(await fails({ bytes: 'QQ=' }), 'Line 3: bytes must be base64');

@@ -48,6 +48,15 @@ export class Kept extends Writable implements Output {
   }
 }
 
+/** From here on writing what matches throws. */
+export function throwing(output: Kept, what: RegExp, error: Error): void {
+  const write = output.write.bind(output) as (...args: unknown[]) => boolean;
+  output.write = (text: unknown, ...rest: unknown[]) => {
+    if (what.test(String(text))) throw error;
+    return write(text, ...rest);
+  };
+}
+
 export interface FakeIo extends Io {
   readonly stdout: Kept;
   readonly stderr: Kept;

@@ -8,7 +8,7 @@ import { toBytes } from '../../lib/index.js';
 import { packet } from '../helpers/bytes.js';
 import { agrees, fakeMilter, silence } from '../helpers/fake-milter.js';
 import { shortFolder } from '../helpers/folder.js';
-import { cli, fakeIo } from './io.js';
+import { cli, fakeIo, throwing } from './io.js';
 import { answering, saying, serving } from './milters.js';
 
 const folder = shortFolder(t);
@@ -522,9 +522,7 @@ t.test('a message without a body may get a header as well', async (t) => {
 
 t.test('an error of the program’s own ends it, and is shown whole', async (t) => {
   const io = fakeIo();
-  io.stdout.write = () => {
-    throw new TypeError('a bug');
-  };
+  throwing(io.stdout, /./, new TypeError('a bug'));
   t.equal(await runCli(['send', mail, '--to', await serving(t, {})], io), 70);
   t.match(io.stderr.text, /this is an error of milter-stream itself\nTypeError: a bug\n +at /);
 });

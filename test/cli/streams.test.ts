@@ -65,6 +65,7 @@ t.test('signals stop a command until it takes that back', async (t) => {
 t.test('a file that cannot keep up is given up, and told once', async (t) => {
   const errors: CliError[] = [];
   const file = await CaptureFile.open(join(shortFolder(t), 'a.jsonl'), (error) => errors.push(error), 100);
+  await file.begin();
   file.write(data('mta', Buffer.alloc(1000)));
   for (let i = 0; i < 3; i++) file.write(data('mta', Buffer.alloc(1000)));
   await file.end();

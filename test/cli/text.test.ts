@@ -228,6 +228,20 @@ t.test('percentiles, in milliseconds', (t) => {
   t.end();
 });
 
+t.test('times of a clock that was set, or of a capture that says anything, are told as far as they can be', (t) => {
+  const latency = new Latency();
+  t.strictSame(latency.summary(), { count: 0, p50: 0, p90: 0, p99: 0, max: 0 });
+  latency.record(NaN);
+  t.equal(latency.summary().count, 0, 'it is none');
+  for (const ms of [-1, -Infinity, -1e300, 0, 1e-300]) latency.record(ms);
+  t.strictSame(latency.summary(), { count: 5, p50: 1e-6, p90: 1e-6, p99: 1e-6, max: 1e-6 });
+  const most = Number.MAX_SAFE_INTEGER / 1e6;
+  for (const ms of [Infinity, 1e300, 2 ** 53, most, 1e12]) latency.record(ms);
+  const { count: times, p50, p99, max } = latency.summary();
+  t.strictSame([times, p50, p99, max], [10, 1e-6, most, most]);
+  t.end();
+});
+
 t.test('the bar is one line of a terminal, drawn now and then, and taken away', (t) => {
   let now = 0;
   const terminal = new Kept(true);

@@ -21,6 +21,7 @@ class End extends Duplex {
   }
 
   override _destroy(error: Error | null, done: (error: Error | null) => void): void {
+    this._read(); // what it has not read is gone, and nobody waits for that
     // As with sockets, the other end learns of it by reading, or by writing.
     if (this.other?.readableEnded === false) this.other.arrive(null, () => {});
     done(error);

@@ -6,6 +6,7 @@ import type { MilterError } from '../../lib/errors.js';
 import { faults, type FaultOptions } from '../../lib/proxy/faults.js';
 import { createProxy, type Proxy } from '../../lib/proxy/index.js';
 import { serving } from '../cli/milters.js';
+import { memoryInUse } from '../helpers/memory.js';
 import { each, gate, STAGES } from '../helpers/milter.js';
 import { ALL_ACTIONS, ALL_STEPS, Mta, say } from '../helpers/mta.js';
 import { fakeMilter, agrees } from '../helpers/fake-milter.js';
@@ -183,6 +184,29 @@ t.test('P41 what is not answered leaves its fault to nobody else', async (t) => 
   mta.send(say.helo());
   t.equal((await mta.ask(say.mail())).type, 'continue');
   await proxy.destroy();
+});
+
+t.test('nothing stalls for a mail server that has left', async (t) => {
+  const { hooks } = faults(['mailFrom:stall', 'rcpt:delay=60m']);
+  const leaving = new AbortController();
+  let destroyed = 0;
+  const context = { id: '1', agreed: undefined, state: new Map(), signal: leaving.signal, destroy: () => destroyed++ };
+  const stalled = hooks!.command!(say.mail(), context);
+  const late = hooks!.command!(say.rcpt(), context);
+  leaving.abort();
+  await Promise.all([stalled, late]);
+  t.equal(destroyed, 1);
+  await hooks!.command!(say.rcpt(), context);
+});
+
+t.test('where nobody answers any more nothing is remembered for ever', async (t) => {
+  const { hooks } = faults(['helo=reject']);
+  const context = { id: '1', agreed: undefined, state: new Map(), signal: new AbortController().signal, destroy() {} };
+  hooks!.command!({ type: 'negotiate', version: 6, actions: ALL_ACTIONS, protocol: ALL_STEPS }, context);
+  const before = await memoryInUse();
+  for (let i = 0; i < 200_000; i++) hooks!.command!(say.helo(), context);
+  t.ok((await memoryInUse()) - before < 4 * 1024 * 1024);
+  t.equal(hooks!.reply!({ type: 'continue' }, context), undefined);
 });
 
 t.test('only some sessions: every Nth, or a share of them that is the same each time', async (t) => {

@@ -9,7 +9,7 @@ import { Itemizer } from '../../lib/web/model.js';
 import { page as pageOf } from '../../lib/web/page.js';
 import { packet } from '../helpers/bytes.js';
 import { needs } from '../helpers/real.js';
-import { FOCUSED } from './in-page.js';
+import { AT_TOP, FOCUSED, FRAMES } from './in-page.js';
 import { open, picture, startBrowser } from './browser.js';
 import { c, opening, ordinary, scene, type Line } from './scenes.js';
 
@@ -93,10 +93,11 @@ t.test('the page in Chromium, live', needs('chromium'), async (t) => {
     await page.locator('.row').nth(2).waitFor();
     for (const event of events.slice(3, 303)) ladder.event(event);
     await page.locator('.step', { hasText: 'X-299:' }).waitFor();
-    await page.evaluate('ladder.scrollTop = 100');
+    await page.evaluate(`ladder.scrollTop = 100; ${FRAMES}`);
+    const place = await page.evaluate<[string, number]>(AT_TOP);
     for (const event of events.slice(303)) ladder.event(event);
     await card(page, '1').getByText('603 packets').waitFor();
-    t.equal(await page.evaluate('ladder.scrollTop'), 100);
+    t.strictSame(await page.evaluate(AT_TOP), place);
     await page.context().close();
   });
 

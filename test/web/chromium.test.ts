@@ -171,7 +171,8 @@ t.test('the page in Chromium', needs('chromium'), async (t) => {
     await cardsOf(page).press('Enter');
     await page.keyboard.press('End');
     await page.locator('.step:focus', { hasText: 'Closed by the mail server' }).waitFor();
-    t.ok((await rows.count()) > 5_000);
+    t.ok((await rows.count()) < 1_000, 'those that are far away are not there');
+    await page.getByText('… 4,915 entries above').waitFor();
     t.strictSame(complaints, []);
     await page.context().close();
   });
@@ -184,10 +185,14 @@ t.test('the page in Chromium', needs('chromium'), async (t) => {
     while ((await last.count()) === 0) {
       await page.evaluate('new Promise(requestAnimationFrame).then(() => (ladder.scrollTop = ladder.scrollHeight))');
     }
+    await page.evaluate('addEventListener("beforeprint", () => (self.printed = rows.childElementCount))');
+    const before = await page.evaluate('[ladder.scrollTop, rows.childElementCount]');
     await page.emulateMedia({ media: 'print' });
     t.notOk(await page.locator('nav').isVisible());
     t.ok((await page.pdf()).length > 10_000);
-    t.equal(await page.locator('.row').count(), 1_004);
+    t.equal(await page.evaluate('self.printed'), 1_004);
+    await page.emulateMedia({ media: 'screen' });
+    t.strictSame(await page.evaluate('[ladder.scrollTop, rows.childElementCount]'), before, 'and then it is as it was');
     await page.context().close();
   });
 

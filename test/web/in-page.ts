@@ -58,3 +58,13 @@ export const POOR_CONTRAST = String.raw`(() => {
   }
   return seen < 200 ? ['only ' + seen + ' texts'] : [...new Set(poor)];
 })()`;
+
+/** The row at the top of the window, and where it is. */
+export const AT_TOP = `(() => {
+  const { left, top } = document.querySelector('#rows').getBoundingClientRect();
+  const edge = document.querySelector('.ends').getBoundingClientRect().bottom;
+  const row = document.elementFromPoint(left + 60, Math.max(edge, top) + 20).closest('.row');
+  return [row.querySelector('.step').dataset.index, Math.round(row.getBoundingClientRect().top)];
+})()`;
+/** Resolves when what was asked for is to be seen. */
+export const FRAMES = 'new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(resolve)))';

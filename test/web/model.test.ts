@@ -200,6 +200,35 @@ t.test('what is long is cut, and it is said how much is missing', async (t) => {
   for (const limit of [0, 1.5, NaN]) t.throws(() => new Itemizer({ limit }), { code: 'ERR_MILTER_OPTION' });
 });
 
+t.test('of very many fields some are shown, and how many more there are', async (t) => {
+  const item = (said: Buffer, options?: ItemOptions): Item => items(scene('s', [['>', 1, said]]), options)[3] as Item;
+  const args = item(packet('M', '<a@a.org>', Buffer.alloc(100_000)));
+  t.equal(args.fields!.length, 200);
+  t.equal(args.moreFields, 100_001 - 200);
+  t.equal(args.text.length, '<a@a.org>'.length + 292);
+  const pairs = item(packet('D', Buffer.from(`M${'a\0b\0'.repeat(1_000)}`)));
+  t.strictSame([pairs.fields!.length, pairs.moreFields], [200, 800]);
+  t.ok(pairs.text.length <= 301);
+  const long = item(packet('M', '<a@a.org>', ...Array.from({ length: 100 }, () => '\x07'.repeat(5_000))));
+  t.strictSame([long.fields!.length, long.moreFields], [5, 96], 'nor more than 64 Ki characters of all of them');
+  t.ok(JSON.stringify(long).length < 150_000);
+  t.equal(item(packet('M', '<a@a.org>', 'b')).moreFields, undefined);
+  t.strictSame(item(packet('M', 'abcdef', 'b', 'c'), { limit: 1 }).fields, [
+    ['address', 'a', '5 more characters'],
+    ['argument', 'b'],
+  ]);
+});
+
+t.test('numbers that JSON does not have, and times that no date can have, are none', async (t) => {
+  const record = { type: 'packet', session: 's', from: 'milter', number: 2, offset: 0, raw: c } as const;
+  for (const time of [NaN, Infinity, -Infinity, 8.65e15, -8.65e15]) {
+    const answers = { number: 1, stage: 'helo', ms: time } as const;
+    const item = new Itemizer().item({ ...record, time, packet: { type: 'continue' as const }, answers });
+    t.equal(item.time, 0, String(time));
+    t.equal(item.answers!.ms, Number.isFinite(time) ? time : 0);
+  }
+});
+
 t.test('what becomes of an evening’s messages', async (t) => {
   const told = items(ordinary()).flatMap(({ session, news }) => (news === undefined ? [] : [[session, news]]));
   t.strictSame(told, [
@@ -281,6 +310,16 @@ t.test('a message may begin with any of its commands, and ends once', async (t) 
     { n: 1, verdict: 'reject' },
   ]);
   t.strictSame(news(['>', 1, mail], ['<', 1, c], ['>', 1, packet('Q')]), [begun, { n: 1, verdict: 'aborted' }]);
+});
+
+t.test('an answer to a command before the message is not about it', async (t) => {
+  t.strictSame(news(['>', 1, mail, packet('A'), mail], ['<', 1, packet('r'), c]), [
+    begun,
+    { n: 1, verdict: 'aborted' },
+    { n: 2, sender: '<a@a.org>' },
+    { n: 2, verdict: 'aborted' },
+  ]);
+  t.strictSame(news(['<', 1, packet('r')]), [], 'nor is one that nobody has asked for');
 });
 
 t.test('the macros of MAIL are those of the message that begins with it', async (t) => {

@@ -169,8 +169,14 @@ list_of_rows.addEventListener('focusin', (/** @type {FocusEvent} */ event) => {
 });
 
 // On paper there is no scrolling.
+let onScreen = { first: 0, end: 0, top: 0 };
 addEventListener('beforeprint', () => {
-  if (selected !== undefined) reach(selected.rows.length);
+  onScreen = { first, end, top: pane.scrollTop };
+  showRows(0, PRINTED);
+});
+addEventListener('afterprint', () => {
+  showRows(onScreen.first, onScreen.end);
+  pane.scrollTop = onScreen.top;
 });
 
 // ---- where the items come from ----------------------------------------------------------------------------------
@@ -189,7 +195,6 @@ function paintSoon() {
 
 function paint() {
   isDue = false;
-  const isAtEnd = pane.scrollHeight - pane.scrollTop - pane.clientHeight < 40;
   let newest = /** @type {Session | undefined} */ (undefined);
   for (const session of changed) {
     const isNew = session.card === undefined;
@@ -202,10 +207,14 @@ function paint() {
   if (newest !== undefined && (selected === undefined || (config.live && follow.checked))) {
     select(config.live ? newest : visibleSessions()[0]);
   } else if (wasShown && selected !== undefined) {
-    if (isAtEnd && config.live && made > 0) reach(selected.rows.length);
-    appendRows();
+    if (isAtEnd) {
+      reach(selected.rows.length - 1);
+      pane.scrollTop = pane.scrollHeight;
+    }
+    fill();
+    sayRest();
+    noteEnd();
   }
-  if (isAtEnd && config.live && wasShown) pane.scrollTop = pane.scrollHeight;
 }
 
 /** @param {string} text @param {string} state */

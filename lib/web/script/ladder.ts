@@ -4,11 +4,20 @@ export const LADDER = String.raw`
 
 const pane = byId('ladder');
 const list_of_rows = byId('rows');
+const earlier = byId('earlier');
 const more = byId('more');
-/** Rows that are made at once. */
+/** Rows that are made at once, and most that are there: those far away are made when somebody goes there. */
 const STEP = 200;
-let wanted = STEP;
-let made = 0;
+const MOST = 1000;
+/** Most rows on paper. */
+const PRINTED = 5000;
+/** The rows that are there: from the first up to, and without, the end. */
+let first = 0;
+let end = 0;
+/** The last row of all was there when rows were made last. */
+let isWhole = true;
+/** The end is in sight, and stays there when more comes. */
+let isAtEnd = true;
 /** The rows that are unfolded: 'session:place'. @type {Set<string>} */
 const unfolded = new Set();
 
@@ -17,57 +26,120 @@ const keyOf = ({ item }) => item.id + ':' + item.at;
 
 /** All of the ladder, anew. */
 function showLadder() {
-  wanted = STEP;
-  made = 0;
-  list_of_rows.replaceChildren();
   byId('shown').hidden = selected === undefined;
   const nothing = byId('nothing');
   nothing.hidden = selected !== undefined;
   if (selected === undefined && sessions.size > 0) nothing.textContent = 'No session is like that.';
+  showRows(0, STEP);
   pane.scrollTop = 0;
-  appendRows();
+  noteEnd();
 }
 
-/** The rows that are missing, as far as they are wanted. */
-function appendRows() {
+function noteEnd() {
+  isAtEnd = isWhole && pane.scrollHeight - pane.scrollTop - pane.clientHeight < 40;
+}
+
+/** These rows and no others. @param {number} from @param {number} to */
+function showRows(from, to) {
+  first = end = Math.max(0, from);
+  list_of_rows.replaceChildren();
+  addRows(to);
+}
+
+/** The rows behind those that are there. @param {number} to */
+function addRows(to) {
+  if (selected === undefined) return;
+  const fragment = document.createDocumentFragment();
+  for (const last = Math.min(selected.rows.length, to); end < last; end++) fragment.append(rowElement(selected, end));
+  list_of_rows.append(fragment);
+  sayRest();
+}
+
+/** More rows below; as many go above, out of sight. */
+function growDown() {
+  addRows(end + STEP);
+  const surplus = end - first - MOST;
+  if (surplus <= 0) return;
+  first += surplus;
+  inPlace(list_of_rows.lastElementChild, () => {
+    for (let i = 0; i < surplus; i++) list_of_rows.firstElementChild.remove();
+  });
+  sayRest();
+}
+
+/** More rows above; as many go below. */
+function growUp() {
   if (selected === undefined) return;
   const session = selected;
-  const about = byId('about');
-  const title = session.name === '' ? 'The capture' : 'Session ' + session.name;
-  if (about.textContent !== title) about.textContent = title;
-  const missing = byId('missing');
-  missing.hidden = session.missing === 0;
-  missing.textContent = count(session.missing, 'earlier entry').replace('entrys', 'entries') + ' of this session not kept any more';
-  const last = Math.min(session.rows.length, wanted);
-  if (made >= last) return;
   const fragment = document.createDocumentFragment();
-  for (; made < last; made++) fragment.append(rowElement(session, made));
-  list_of_rows.append(fragment);
-  if (list_of_rows.querySelector('.step[tabindex="0"]') === null) {
-    const first = list_of_rows.querySelector('.step');
-    if (first !== null) first.tabIndex = 0;
-  }
+  const above = Math.min(first, STEP);
+  for (let index = first - above; index < first; index++) fragment.append(rowElement(session, index));
+  inPlace(list_of_rows.firstElementChild, () => list_of_rows.prepend(fragment));
+  first -= above;
+  for (; end - first > MOST; end--) list_of_rows.lastElementChild.remove();
+  sayRest();
 }
 
-/** Makes the rows up to a place. @param {number} index */
+/** Changes rows, and leaves those in sight where they are. @param {Element} row that stays @param {() => void} change */
+function inPlace(row, change) {
+  const before = row.getBoundingClientRect().top;
+  change();
+  pane.scrollTop += row.getBoundingClientRect().top - before;
+}
+
+/** What there is besides the rows. */
+function sayRest() {
+  if (selected === undefined) return;
+  const { name, rows, missing } = selected;
+  const say = (/** @type {string} */ id, /** @type {string} */ text) => {
+    const element = byId(id);
+    if (element.textContent !== text) element.textContent = text;
+  };
+  say('about', name === '' ? 'The capture' : 'Session ' + name);
+  byId('missing').hidden = missing === 0;
+  say('missing', entries(missing, ' earlier') + ' of this session not kept any more');
+  say('earlier', first === 0 ? '' : '… ' + entries(first) + ' above');
+  say('more', end === rows.length ? '' : '… ' + entries(rows.length - end) + ' below');
+  isWhole = end === rows.length;
+  if (list_of_rows.querySelector('.step[tabindex="0"]') !== null) return;
+  const step = list_of_rows.querySelector('.step');
+  if (step !== null) step.tabIndex = 0;
+}
+
+/** @param {number} number @param {string} [which] */
+const entries = (number, which) => number.toLocaleString('en') + (which || '') + (number === 1 ? ' entry' : ' entries');
+
+/** Makes the rows around a place, where it is not among those that are there. @param {number} index */
 function reach(index) {
-  if (index < wanted) return;
-  wanted = index + STEP;
-  appendRows();
+  if (index < 0 || (index >= first && index < end)) return;
+  if (index >= end && index < end + STEP) growDown();
+  else if (index < first && index >= first - STEP) growUp();
+  else showRows(index - STEP / 2, index + STEP / 2);
 }
 
-new IntersectionObserver(
-  (entries) => {
-    if (selected === undefined || !entries.some((entry) => entry.isIntersecting) || wanted > selected.rows.length) return;
-    wanted += STEP;
-    appendRows();
-    // It says something only when this changes: after more rows it may still be in sight.
-    requestAnimationFrame(() => {
-      if (more.getBoundingClientRect().top < innerHeight) reach(wanted);
-    });
-  },
-  { rootMargin: '800px' },
-).observe(more);
+/** @param {Element} element */
+function isNear(element) {
+  const { top, bottom } = element.getBoundingClientRect();
+  return bottom > -800 && top < innerHeight + 800;
+}
+
+/** Makes rows for as long as their place is in sight, a step for each frame. */
+function fill() {
+  if (selected === undefined) return;
+  if (end < selected.rows.length && isNear(more)) growDown();
+  else if (first > 0 && isNear(earlier)) growUp();
+  else return;
+  requestAnimationFrame(fill);
+}
+
+pane.addEventListener('scroll', () => {
+  noteEnd();
+  fill();
+});
+// Folding and the size of the window change what is in sight as well.
+const watcher = new IntersectionObserver(fill, { rootMargin: '800px' });
+watcher.observe(earlier);
+watcher.observe(more);
 
 /** @param {Session} session @param {number} index */
 function rowElement(session, index) {
@@ -93,7 +165,7 @@ function rowElement(session, index) {
     label.append(element('b', '', item.name));
   }
   if (item.text !== '') label.append(anybodys(item.text, 'text'));
-  if (macros.length > 0) label.append(element('span', 'chip', count(macros.reduce((sum, each) => sum + (each.fields || []).length, 0), 'macro')));
+  if (macros.length > 0) label.append(element('span', 'chip', count(macros.reduce((sum, each) => sum + (each.fields || []).length + (each.moreFields || 0), 0), 'macro')));
   lane.append(label);
   if (isPacket) lane.append(element('span', 'arrow'));
   if (item.problem !== undefined) {
@@ -147,6 +219,7 @@ function itemDetail(item) {
     if (cut !== undefined) shown.append(element('span', 'cut', '… ' + cut + ' not shown'));
     fields.append(term, shown);
   }
+  if (item.moreFields !== undefined) fields.append(element('dd', 'whole cut', '… ' + count(item.moreFields, 'more field') + ' not shown'));
   if (item.kind !== 'packet') fillText(fields.appendChild(element('dd', 'whole')), item.text);
   else if (fields.childElementCount === 0) fields.append(element('dd', 'whole soft', 'no fields'));
   sides.append(fields);

@@ -11,6 +11,8 @@ const filter = {
 };
 /** Most messages of a session that its card shows. */
 const MOST_MESSAGES = 6;
+/** Most sessions of a file in the list: the filter finds the others. A server keeps no more than it has been told to. */
+const MOST_CARDS = 1000;
 
 /** Sessions whose cards are to be made anew. @type {Set<Session>} */
 const changed = new Set();
@@ -61,19 +63,25 @@ function messageLine(message) {
   return line;
 }
 
+/** @param {Session} session @returns {HTMLElement} */
+function makeCard(session) {
+  const made = element('li', 'card');
+  made.setAttribute('role', 'option');
+  made.id = 'session-' + session.id;
+  made.tabIndex = session === selected ? 0 : -1;
+  if (session === selected) made.setAttribute('aria-selected', 'true');
+  made.addEventListener('click', () => choose(session));
+  // Those that go are the newest first; those in a file are in order.
+  if (config.live) list.prepend(made);
+  else list.append(made);
+  return made;
+}
+
 /** @param {Session} session */
 function fillCard(session) {
-  let card = session.card;
-  if (card === undefined) {
-    const made = (card = session.card = element('li', 'card'));
-    made.setAttribute('role', 'option');
-    made.id = 'session-' + session.id;
-    made.tabIndex = -1;
-    made.addEventListener('click', () => choose(session));
-    // Those that go are the newest first; those in a file are in order.
-    if (config.live) list.prepend(made);
-    else list.append(made);
-  }
+  const isHidden = !matches(session);
+  if (session.card === undefined && !config.live && (isHidden || list.childElementCount >= MOST_CARDS)) return;
+  const card = (session.card = session.card || makeCard(session));
   const head = element('span', 'head');
   const time = element('time', 'time', clock(session.start));
   time.title = clock(session.start, true);
@@ -90,7 +98,7 @@ function fillCard(session) {
   if (session.problems > 0) foot.append(element('span', 'trouble', count(session.problems, 'problem')));
   if (session.slow > 0) foot.append(element('span', 'warned', session.slow.toLocaleString('en') + ' slow'));
   card.replaceChildren(head, ...lines, foot);
-  card.hidden = !matches(session);
+  card.hidden = isHidden;
   card.classList.toggle('bad', session.problems > 0);
 }
 
@@ -101,14 +109,19 @@ function visibleSessions() {
 }
 
 function sayCount() {
-  const shown = visibleSessions().length;
+  const listed = visibleSessions().length;
+  const shown = isFiltered() ? [...sessions.values()].filter(matches).length : sessions.size;
   const text = shown === sessions.size ? count(shown, 'session') : shown.toLocaleString('en') + ' of ' + count(sessions.size, 'session');
   const says = byId('count');
-  const whole = text + (dropped > 0 ? '; ' + count(dropped, 'older one') + ' not kept any more' : '');
+  const whole = text + (listed < shown ? '; ' + listed.toLocaleString('en') + ' of them in the list' : '') + (dropped > 0 ? '; ' + count(dropped, 'older one') + ' not kept any more' : '');
   if (says.textContent !== whole) says.textContent = whole;
 }
 
 function applyFilter() {
+  if (!config.live) {
+    list.replaceChildren();
+    for (const session of sessions.values()) session.card = undefined;
+  }
   for (const session of sessions.values()) fillCard(session);
   sayCount();
   byId('filter-clear').disabled = !isFiltered();

@@ -74,6 +74,9 @@ function hear(session, news) {
   if (message.to.length < 3) message.to.push(news.recipient);
 }
 
+/** Most macro packets that are shown with their command: a mail server sends one. */
+const MOST_MACROS = 16;
+
 /** @param {Item} item @returns {Session} */
 function take(item) {
   const session = sessionOf(item);
@@ -85,6 +88,7 @@ function take(item) {
   if (item.news !== undefined) hear(session, item.news);
   if (item.name === 'macro' && item.from === 'mta' && item.problem === undefined) {
     session.macros.push(item);
+    if (session.macros.length > MOST_MACROS) session.rows.push({ item: /** @type {Item} */ (session.macros.shift()), macros: [] });
     return session;
   }
   const isTheirs = item.kind === 'packet' && item.from === 'mta';
