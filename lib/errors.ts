@@ -10,6 +10,8 @@ export type MilterErrorCode =
   | 'ERR_MILTER_PACKET_TOO_LARGE'
   /** The bytes ended inside a packet. */
   | 'ERR_MILTER_TRUNCATED'
+  /** A message larger than a proxy holds for the milters behind it: `maxMessage`. */
+  | 'ERR_MILTER_MESSAGE_TOO_LARGE'
   /** A packet whose code this direction does not have. */
   | 'ERR_MILTER_UNKNOWN_CODE'
   /** A packet whose content is not what its code promises. */

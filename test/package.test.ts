@@ -272,8 +272,8 @@ const REVIEWED: Readonly<Record<string, { readonly values: string[]; readonly ty
   './proxy': {
     values: words('MilterError Proxy createProxy'),
     types: words(`
-      CaptureEvent CloseEvent DataEvent Endpoint MilterErrorCode OpenEvent OwnAnswer ProxyContext ProxyEvents ProxyHooks
-      ProxyListenOptions ProxyOptions Side Upstream`),
+      CaptureEvent ChainOptions CloseEvent DataEvent Endpoint MilterErrorCode OpenEvent OwnAnswer ProxyContext ProxyEvents
+      ProxyHooks ProxyListenOptions ProxyOptions Side Upstream`),
   },
   './capture': {
     values: words(`

@@ -10,6 +10,11 @@ export class Body {
   #source: AsyncIterator<Buffer> | undefined;
 
   static of(...pieces: readonly Buffer[]): Body {
+    return Body.holding(pieces);
+  }
+
+  /** There may be more of them than a function takes arguments. */
+  static holding(pieces: Iterable<Buffer>): Body {
     const body = new Body();
     for (const piece of pieces) body.#add(piece);
     return body;
@@ -48,11 +53,11 @@ export class Body {
       parts.push(this.pieces[i] as Buffer);
       length += (this.pieces[i] as Buffer).length;
     }
-    const all = parts.length === 1 ? (parts[0] as Buffer) : Buffer.concat(parts);
-    const chunk = all.subarray(0, size);
-    const rest = all.subarray(size);
-    // A small rest must not hold on to the memory of all.
-    const left = rest.length === 0 ? [] : [rest.length < size ? Buffer.from(rest) : rest];
+    const last = parts.at(-1) as Buffer;
+    const rest = last.subarray(last.length - Math.max(0, length - size));
+    const chunk = parts.length === 1 ? last.subarray(0, size) : Buffer.concat(parts, Math.min(length, size));
+    // A small rest must not hold on to the memory of a large piece.
+    const left = rest.length === 0 ? [] : [rest.length < size && last.length > size ? Buffer.from(rest) : rest];
     this.pieces.splice(index, parts.length, chunk, ...left);
     return chunk;
   }

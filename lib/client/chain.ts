@@ -5,7 +5,7 @@ import { MilterError, show } from '../errors.js';
 import { serverOf } from './content.js';
 import { Filter } from './filter.js';
 import { MailSession } from './mail-session.js';
-import { checkClientOptions } from './options.js';
+import { checkClientOptions, over } from './options.js';
 import type { ClientOptions } from './types.js';
 
 /** There is one mail server, and one message. */
@@ -37,14 +37,21 @@ export class MilterChain extends MailSession {
       for (const option of FOR_ALL) {
         if (option in more) throw new MilterError('ERR_MILTER_OPTION', `${option} is for the whole chain`);
       }
-      return new Filter(target, checkClientOptions({ ...options, ...more }, 'tempfail'), name);
+      return new Filter(target, checkClientOptions(over(options, more), 'tempfail'), name);
     });
     super(filters, serverOf(checked), checked.macros);
     this.#filters = filters;
   }
 
-  /** What each milter is called, and what it answered to the offer: undefined before connect(), or where it failed. */
-  get milters(): ReadonlyArray<{ name: string; agreed: NegotiateReply | undefined }> {
-    return this.#filters.map(({ name, agreed }) => ({ name, agreed }));
+  /**
+   * What each milter is called; what it answered to the offer: undefined before connect(), or where it failed; and what
+   * it failed with in this SMTP session, if it did.
+   */
+  get milters(): ReadonlyArray<{
+    name: string;
+    agreed: NegotiateReply | undefined;
+    failure: MilterError | undefined;
+  }> {
+    return this.#filters.map(({ name, agreed, failure }) => ({ name, agreed, failure }));
   }
 }

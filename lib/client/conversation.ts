@@ -7,6 +7,7 @@ import type { Duplex } from 'node:stream';
 import { encodeCommand, replyParser, type Command, type Reply } from '../codec/index.js';
 import { MILTER_MDS_64K } from '../constants.js';
 import { MilterError, type MilterErrorCode, type MilterErrorDetails } from '../errors.js';
+import { FINAL_REPLIES } from '../final-replies.js';
 
 const debug = createDebug('milter:client');
 
@@ -29,13 +30,19 @@ export class Conversation {
   readonly #replies: Reply[] = [];
   #failure: Failure | undefined;
   #error: MilterError | undefined;
+  /** Since the caller gave up on the command at work, and until the next one. */
+  #givenUp: Failure | undefined;
+  /** A command has been sent whose answer has not been taken. */
+  #asked = false;
+  /** How many answers are still to come that nobody waits for any more. */
+  #passedOver = 0;
   #wake: (() => void) | undefined;
   #holding = false;
 
   /** @param stream connected to the milter: a socket, or a session in this process */
   constructor(stream: Duplex) {
     this.#stream = stream;
-    const sink = { packet: (reply: unknown) => this.#replies.push(reply as Reply) };
+    const sink = { packet: (reply: unknown) => this.#arrived(reply as Reply) };
     stream.on('data', (bytes: Buffer) => this.#read(() => this.#parser.parse(bytes, sink)));
     stream.on('end', () => {
       this.#read(() => this.#parser.end());
@@ -56,20 +63,54 @@ export class Conversation {
    * Sends commands in one write; resolves when more is welcome.
    * @param stage for the error
    * @param timeout how long to wait, in ms
-   * @param answered nobody waits for what is not, and it goes out with what follows
+   * @param mayWait nobody waits for it, and it goes out with what follows
    * @throws MilterError ERR_MILTER_TIMEOUT, ERR_MILTER_CONNECTION, ERR_MILTER_FILTER for a reply that nothing asked for;
    *   ERR_MILTER_VALUE, ERR_MILTER_PACKET_TOO_LARGE for a command that cannot be sent: then nothing was
    */
-  send(stage: string, timeout: number, commands: readonly Command[], answered = true): Promise<void> | undefined {
+  send(stage: string, timeout: number, commands: readonly Command[], mayWait = false): Promise<void> | undefined {
+    this.tell(stage, commands, mayWait);
+    return this.#stream.writableNeedDrain ? this.#drained(stage, timeout) : undefined;
+  }
+
+  /** As send(), for what has to go out even if the milter takes nothing. */
+  tell(stage: string, commands: readonly Command[], mayWait = false): void {
+    this.#givenUp = undefined;
     const surplus = this.#replies[0];
     if (surplus !== undefined) throw this.fail(stage, 'ERR_MILTER_FILTER', `It sent ${surplus.type}, unasked`);
     if (this.#failure !== undefined) throw this.#errorAt(stage);
     const packets = commands.map((command) => encodeCommand(command, this.maxPayload));
     for (const { type } of commands) debug('send %s', type);
-    if (!answered || packets.length > 1) this.#hold();
+    if (mayWait || packets.length > 1) this.#hold();
     for (const packet of packets) this.#stream.write(packet);
-    if (answered || this.#stream.writableLength >= MOST_HELD) this.#release();
-    return this.#stream.writableNeedDrain ? this.#drained(stage, timeout) : undefined;
+    if (!mayWait || this.#stream.writableLength >= MOST_HELD) this.#release();
+  }
+
+  /** What has been sent is answered. */
+  expect(): void {
+    this.#asked = true;
+  }
+
+  /**
+   * Nobody waits for the command at work any more: whoever does gets ERR_MILTER_ABORTED, and the answer, which comes
+   * before any other, is passed over.
+   */
+  giveUp(reason: unknown): void {
+    this.#givenUp = { code: 'ERR_MILTER_ABORTED', message: 'The caller has given up', details: { cause: reason } };
+    if (this.#asked) this.#passedOver++;
+    this.#asked = false;
+    for (const reply of this.#replies.splice(0)) this.#arrived(reply);
+    this.#wake?.();
+  }
+
+  #arrived(reply: Reply): void {
+    if (this.#passedOver === 0) this.#replies.push(reply);
+    else if (FINAL_REPLIES.has(reply.type)) this.#passedOver--;
+  }
+
+  #next(): Reply | undefined {
+    const reply = this.#replies.shift();
+    if (FINAL_REPLIES.has(reply?.type)) this.#asked = false;
+    return reply;
   }
 
   /** What is not answered may wait for what comes behind it, but not for long. */
@@ -98,7 +139,7 @@ export class Conversation {
    * @throws MilterError ERR_MILTER_TIMEOUT, ERR_MILTER_CONNECTION, or what is wrong with the bytes that came
    */
   async reply(stage: string, timeout: number, what = 'It does not answer'): Promise<Reply> {
-    const reply = this.#replies.shift() ?? (await this.#until(() => this.#replies.shift(), stage, timeout, what));
+    const reply = this.#next() ?? (await this.#until(() => this.#next(), stage, timeout, what));
     debug('received %s', reply.type);
     return reply;
   }
@@ -159,9 +200,7 @@ export class Conversation {
 
   /** The failure, with the command that it kept from its answer. */
   #errorAt(stage: string): MilterError {
-    const { code, message, details } = this.#failure as Failure;
-    const text = code === 'ERR_MILTER_ABORTED' ? `${message} at ${stage}` : `The milter failed at ${stage}: ${message}`;
-    return (this.#error ??= new MilterError(code, text, { packet: stage, ...details, stage }));
+    return (this.#error ??= errorAt(stage, this.#failure as Failure));
   }
 
   /** Waits until a probe finds something, no longer than the timeout, and not beyond the failure. */
@@ -174,6 +213,7 @@ export class Conversation {
         const found = probe();
         if (found !== undefined) return found;
         if (this.#failure !== undefined) throw this.#errorAt(stage);
+        if (this.#givenUp !== undefined) throw errorAt(stage, this.#givenUp);
         await new Promise<void>((resolve) => (this.#wake = resolve));
       }
     } finally {
@@ -181,4 +221,9 @@ export class Conversation {
       this.#wake = undefined;
     }
   }
+}
+
+function errorAt(stage: string, { code, message, details }: Failure): MilterError {
+  const text = code === 'ERR_MILTER_ABORTED' ? `${message} at ${stage}` : `The milter failed at ${stage}: ${message}`;
+  return new MilterError(code, text, { packet: stage, ...details, stage });
 }

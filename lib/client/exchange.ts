@@ -80,7 +80,8 @@ export class Exchange {
     if (heard) commands.push(command);
     if (commands.length > 0) {
       const mayWait = STAGES[stage].rank >= STAGES.header.rank && this.agrees(nr);
-      const drained = this.#conversation.send(stage, timeout, commands, !mayWait);
+      const drained = this.#conversation.send(stage, timeout, commands, mayWait);
+      if (heard && !this.agrees(nr)) this.#conversation.expect();
       if (drained !== undefined) await drained;
     }
     if (!heard) return GO_ON;
@@ -106,8 +107,8 @@ export class Exchange {
   }
 
   /** Cancels the message, or says that it is over; nobody answers that. */
-  async abort(): Promise<void> {
-    await this.#conversation.send('abort', this.#options.commandTimeout, [{ type: 'abort' }]);
+  abort(): void {
+    this.#conversation.tell('abort', [{ type: 'abort' }]);
   }
 
   /** The end of a message may take no longer than eobTimeout altogether. */

@@ -44,14 +44,18 @@ export class Filter {
   standing: Standing | undefined;
   /** Holds until the message is over: the milter has said what it has to say about it. */
   finished: Standing | undefined;
+  /** What it failed with last, in this SMTP session. */
+  failure: MilterError | undefined;
 
   readonly #target: SocketAddress | Duplex;
   #conversation: Conversation | undefined;
   #exchange: Exchange | undefined;
-  /** What open() is at work for; another one, once nobody waits for it any more. */
-  #opening: object | undefined;
+  /** What open() is at work for: aborted, and another one, once nobody waits for it any more. */
+  #opening: AbortController | undefined;
   /** A message has been begun that the milter has not been told the end of. */
   #inMessage = false;
+  /** Nothing more is asked about this message. */
+  #givenUp: MilterError | undefined;
 
   /** @throws MilterError ERR_MILTER_ADDRESS */
   constructor(target: string | Duplex, options: CheckedClientOptions, name?: string) {
@@ -95,25 +99,28 @@ export class Filter {
   async open(): Promise<void> {
     this.standing = undefined;
     this.finished = undefined;
+    this.failure = undefined;
     this.#inMessage = false;
     this.agreed = undefined;
     const { signal } = this.options;
-    const opening = (this.#opening = {});
+    const opening = (this.#opening = new AbortController());
+    // There may be many clients with one signal, and that is no leak.
+    if (signal !== undefined) setMaxListeners(0, signal);
+    signal?.addEventListener('abort', this.#interrupted, { once: true });
     try {
-      const stream = await this.#dial();
-      if (this.#opening !== opening) {
-        stream.destroy();
-        throw new MilterError('ERR_MILTER_CONNECTION', 'quit() was called', { stage: 'negotiate' });
-      }
+      if (signal?.aborted === true) this.#interrupted();
+      const stream = await this.#dial(opening.signal);
+      if (this.#opening !== opening) stream.destroy();
       this.#conversation = new Conversation(stream);
       if (signal?.aborted === true) this.#interrupted();
-      // There may be many clients with one signal, and that is no leak.
-      if (signal !== undefined) setMaxListeners(0, signal);
-      signal?.addEventListener('abort', this.#interrupted, { once: true });
       this.agreed = await negotiate(this.#conversation, this.options);
     } catch (error) {
+      const wanted = this.#opening === opening;
       this.drop();
-      this.#failed(error, 'connect');
+      const cause = wanted
+        ? error
+        : new MilterError('ERR_MILTER_CONNECTION', 'quit() was called', { stage: 'negotiate' });
+      this.#failed(cause, 'connect');
       return;
     }
     this.#conversation.maxPayload = this.options.like === 'postfix' ? POSTFIX_MAX_PAYLOAD : this.chunkSize;
@@ -155,11 +162,13 @@ export class Filter {
    * @param macros what the milter may be told
    * @param steps gets what was said
    * @param aside the answer does not count: the mail server has refused this itself
-   * @throws MilterError what cannot be sent; any failure where there is no default action
+   * @throws MilterError what cannot be sent; any failure where there is no default action; ERR_MILTER_ABORTED after
+   *   giveUp()
    */
   async ask(command: StageCommand, macros: ClientMacros, steps: Step[], aside = false): Promise<Answer> {
     const stage = command.type;
     if (stage === 'mailFrom') this.finished = undefined;
+    if (this.#givenUp !== undefined) throw this.#givenUp;
     if (this.standing !== undefined) return this.standing.answer;
     if (this.finished !== undefined && stage !== 'unknown') return DONE;
     const exchange = this.#exchange;
@@ -177,13 +186,23 @@ export class Filter {
   }
 
   /** Where the message ends for the mail server. Postfix says ABORT after every message, Sendmail only to cut one short. */
-  async abort(): Promise<void> {
+  abort(): void {
     const due = this.#inMessage && (this.options.like === 'postfix' || this.finished === undefined);
     this.finished = undefined;
     this.#inMessage = false;
+    this.#givenUp = undefined;
     if (!due || this.#conversation?.failed !== false) return;
-    // If it gets lost, the next command will find out.
-    await this.#exchange?.abort().catch(() => {});
+    try {
+      this.#exchange?.abort();
+    } catch {
+      // The next command will find out.
+    }
+  }
+
+  /** The message is over before its end: whatever is asked about it rejects, and abort() is to follow. */
+  giveUp(error: MilterError): void {
+    this.#givenUp = error;
+    this.#conversation?.giveUp(error.cause);
   }
 
   /** Ends without a word. */
@@ -198,17 +217,20 @@ export class Filter {
 
   #release(): Conversation | undefined {
     const conversation = this.#conversation;
+    this.#opening?.abort();
     this.#opening = undefined;
     this.#conversation = undefined;
     this.#exchange = undefined;
     this.standing = undefined;
     this.finished = undefined;
+    this.#givenUp = undefined;
     this.options.signal?.removeEventListener('abort', this.#interrupted);
     return conversation;
   }
 
   /** The caller wants no more: what is at work rejects with ERR_MILTER_ABORTED. */
   interrupt(reason: unknown): void {
+    this.#opening?.abort(reason);
     this.#conversation?.interrupt(reason);
   }
 
@@ -227,13 +249,16 @@ export class Filter {
     const action = this.options.defaultAction;
     // What cannot be sent is the caller's to mend; so is what it has aborted itself.
     const callers = !(error instanceof MilterError) || this.#conversation?.failed === false;
-    if (callers || action === 'throw' || error.code === 'ERR_MILTER_ABORTED') throw error;
+    if (callers || error.code === 'ERR_MILTER_ABORTED') throw error;
+    this.failure = error;
+    if (action === 'throw') throw error;
     const answer: Answer = { ...GO_ON, ...DEFAULT_ACTIONS[action], error };
     this.standing = { stage, answer };
     return answer;
   }
 
-  #dial(): Duplex | Promise<Duplex> {
-    return 'kind' in this.#target ? dial(this.#target, this.options) : this.#target;
+  #dial(signal: AbortSignal): Duplex | Promise<Duplex> {
+    const { connectTimeout } = this.options;
+    return 'kind' in this.#target ? dial(this.#target, { connectTimeout, signal }) : this.#target;
   }
 }

@@ -55,7 +55,9 @@ export abstract class MailSession {
   #greeted = false;
   /** Ends the reading of a message's stream. */
   #reading: AbortController | undefined;
-  #busy = false;
+  /** The call at work, and abort() beside it. */
+  #atWork: Promise<unknown> | undefined;
+  #aborting: Promise<void> | undefined;
 
   /** @param macros for every command */
   protected constructor(filters: readonly Filter[], server: Server, macros: ClientMacros) {
@@ -111,8 +113,11 @@ export abstract class MailSession {
   nextSession(peer: ClientPeer = {}, { macros }: StageExtras = {}): Promise<StageResult> {
     return this.#alone(async () => {
       this.#connected();
-      await this.#endTransaction();
-      for (const filter of this.#filters) await filter.renew();
+      this.#endTransaction();
+      for (const filter of this.#filters) {
+        this.#connected(); // destroy() and quit() may come between
+        await filter.renew();
+      }
       return this.#greet(fullPeer(peer), macros);
     });
   }
@@ -123,7 +128,7 @@ export abstract class MailSession {
       this.#connected();
       this.#sessionMacros = merged(this.#sessionMacros, macros);
       const result = await this.#event({ type: 'helo', name }, this.#sessionMacros, this.steps);
-      await this.#endTransaction();
+      this.#endTransaction();
       return result;
     });
   }
@@ -183,7 +188,7 @@ export abstract class MailSession {
       transaction.ownHeaders = ownHeaders;
       if (this.#refusal !== undefined) {
         const result = this.#decided(transaction);
-        await this.#endTransaction();
+        this.#endTransaction();
         return result;
       }
       if (transaction.envelope.to.length === 0)
@@ -194,9 +199,23 @@ export abstract class MailSession {
     });
   }
 
-  /** RSET, or whatever else ends a message before its end. */
+  /**
+   * RSET, or whatever else ends a message before its end. While message() or send() is at work that rejects with
+   * ERR_MILTER_ABORTED; the connections stay, and the answers that the milters still owe are passed over.
+   */
   abort(): Promise<void> {
-    return this.#alone(() => this.#endTransaction());
+    return (this.#aborting ??= this.#abort().finally(() => (this.#aborting = undefined)));
+  }
+
+  async #abort(): Promise<void> {
+    if (this.#reading !== undefined) {
+      const cause = new Error('abort() was called');
+      const error = new MilterError('ERR_MILTER_ABORTED', 'The caller has given up', { cause });
+      this.#reading.abort(cause);
+      for (const filter of this.#filters) filter.giveUp(error);
+      await this.#atWork?.catch(ignore);
+    }
+    await this.#alone(async () => this.#endTransaction());
   }
 
   /**
@@ -227,14 +246,23 @@ export abstract class MailSession {
     return closed.every(Boolean);
   }
 
+  /** Ends the connections without a word; whatever is at work comes to its end as if the milters had gone. */
+  destroy(): void {
+    this.#transaction = undefined;
+    this.#reading?.abort(new Error('destroy() was called'));
+    this.#drop();
+  }
+
   /** One thing at a time: a reply belongs to the one command before it. */
   async #alone<T>(go: () => Promise<T>): Promise<T> {
-    if (this.#busy) throw new MilterError('ERR_MILTER_SEQUENCE', 'Another call is at work: await it first');
-    this.#busy = true;
+    if (this.#atWork !== undefined)
+      throw new MilterError('ERR_MILTER_SEQUENCE', 'Another call is at work: await it first');
+    const work = go();
+    this.#atWork = work;
     try {
-      return await go();
+      return await work;
     } finally {
-      this.#busy = false;
+      this.#atWork = undefined;
     }
   }
 
@@ -344,7 +372,7 @@ export abstract class MailSession {
 
   async #mailFrom(address: string, args: readonly string[], macros?: ClientMacros): Promise<StageResult> {
     this.#connected();
-    await this.#endTransaction();
+    this.#endTransaction();
     const all = merged(this.#own(messageMacros(address)), this.#sessionMacros, macros);
     const transaction = new Transaction(address, all);
     this.#transaction = transaction;
@@ -421,7 +449,7 @@ export abstract class MailSession {
       if (transaction.envelope.to.length === 0) return this.#decided(transaction, message);
       return await this.#finish(transaction, message ?? (await this.#messageOf(mail.message)));
     } finally {
-      await this.#endTransaction();
+      this.#endTransaction();
     }
   }
 
@@ -449,15 +477,14 @@ export abstract class MailSession {
       return await playContent(transaction, this.#filters, message, { ...this.#server, ownHeaders });
     } finally {
       await message.body.leave();
-      await this.#endTransaction();
+      this.#endTransaction();
     }
   }
 
   /** The message is over, for the milters as well. */
-  async #endTransaction(): Promise<void> {
-    if (this.#transaction === undefined) return;
+  #endTransaction(): void {
     this.#transaction = undefined;
-    for (const filter of this.#filters) await filter.abort();
+    for (const filter of this.#filters) filter.abort();
   }
 }
 

@@ -66,7 +66,7 @@ export class Message {
     return new Message(
       headers.map(([name, value]) => makeHeader(name, value)),
       CRLF,
-      Body.of(...body),
+      Body.holding(body),
     );
   }
 

@@ -87,6 +87,12 @@ export function checkClientOptions(
   };
 }
 
+/** Options over others: undefined is as if one were not there. */
+export function over<T extends object>(others: ClientOptions, options: T): ClientOptions & T {
+  const given = Object.entries(options).filter(([, value]) => value !== undefined);
+  return { ...others, ...(Object.fromEntries(given) as T) };
+}
+
 function isHeader(text: string | Uint8Array): boolean {
   try {
     return Message.parse(text).body.length === 0;

@@ -2,284 +2,169 @@
  * Several milters as one: a stream that a mail server, or a proxy, can talk to as to a milter. Behind it is the client's
  * chain, so the order, the defaults and what each milter sees of the one before are those of MilterChain.
  *
- * The mail server is told what all of them want together (P40): a command is kept away only if nobody wants it, answers
- * are left out only if nobody gives any. Headers and body are gathered, and go to the milters at the end of the message,
- * one milter after the other (P137); meanwhile the mail server hears of progress.
+ * Commands are handled one after the other. While one is at work, those behind it are read ahead, up to a limit, so that
+ * an ABORT, a QUIT or the end of what the mail server says cuts a message short that the milters are at work on: it is
+ * refused for now, and they hear of it at once. Beyond the limit nothing more is taken, which is the back-pressure.
  */
 import { Duplex } from 'node:stream';
 import { MilterChain, type ChainedMilter } from '../client/chain.js';
-import { smtpReply } from '../client/default-action.js';
-import { Message } from '../client/message.js';
-import type { ClientMacros, ClientOptions, MessageResult, StageResult } from '../client/types.js';
-import { commandParser, encodeReply, formatSmtpReply } from '../codec/index.js';
-import type { Command, NegotiateCommand } from '../codec/commands.js';
-import type { NegotiateReply, Reply } from '../codec/replies.js';
-import * as c from '../constants.js';
-import { MilterError } from '../errors.js';
-import { STAGE_NAMES, STAGES, stageOfLetter, type Stage } from '../stages.js';
-import { spaced } from './agreement.js';
+import type { ClientOptions } from '../client/types.js';
+import { commandParser, encodeReply } from '../codec/index.js';
+import type { Command } from '../codec/commands.js';
+import type { Reply } from '../codec/replies.js';
+import type { MilterError } from '../errors.js';
+import { holdToRules, wholeTo } from '../option-rules.js';
+import { ChainedMilters, type ChainSettings } from './chained-milters.js';
 
-/** How often the mail server hears that a message is being looked at, in ms: Sendmail waits 10 s for each word. */
-const PROGRESS = 5_000;
+/** How many bytes of commands wait for the one at work before no more are taken. */
+const READ_AHEAD = 65_536;
 
-/** Headers and body are answered by nobody here. */
-const GATHERED = c.SMFIP_NR_HDR | c.SMFIP_NR_EOH | c.SMFIP_NR_BODY;
-const NO_BITS = Object.values(STAGES).reduce((bits, { no }) => bits | no, 0);
-const NR_BITS = Object.values(STAGES).reduce((bits, { nr }) => bits | nr, 0);
+/** What a milter has said goes on as it is: the mail server is to judge it. */
+const ANY_SIZE = 0x3fff_ffff;
 
-const EMPTY = '<>';
+/** What ends a message that is at work. */
+const CUTS: ReadonlySet<Command['type']> = new Set(['abort', 'quit', 'quitNewConnection']);
+
+type Done = (error?: Error | null) => void;
+
+/** What a chain may be told: all that MilterChain may, and how much it holds. */
+export interface ChainOptions extends ClientOptions {
+  /**
+   * Most bytes of a message that are held for the milters: recipients, headers and body as they came, and 256 more for
+   * each of them. A larger one costs the default action. Default 134,217,728 (128 MiB), more than most servers take.
+   */
+  maxMessage?: number | undefined;
+}
 
 /**
  * @param options of the chain; what the mail server offers is offered to the milters
+ * @returns makes a stream for each mail server. It emits 'sessionError' (a MilterError) for each failure of a milter that
+ *   a default action stands in for, and ends with one where that is 'throw'
  * @throws MilterError ERR_MILTER_ADDRESS, ERR_MILTER_OPTION
  */
-export function chainMilter(milters: ReadonlyArray<string | ChainedMilter>, options: ClientOptions = {}): Duplex {
-  const make = (offer: NegotiateCommand): MilterChain => {
-    const { version, actions, protocol } = offer;
-    const known = version >= 6 ? 6 : version === 5 ? 4 : version;
-    return new MilterChain(milters, { ...options, version: known, actions, protocol, ownMacros: false });
-  };
-  const milter = new ChainedMilters(make);
-  const parser = commandParser();
-  const commands: Command[] = [];
-  const sink = { packet: (command: unknown) => void commands.push(command as Command) };
-  const work = async (stream: Duplex): Promise<void> => {
-    for (let next = commands.shift(); next !== undefined; next = commands.shift()) {
-      await milter.handle(next, (reply) => void stream.push(encodeReply(reply, c.MILTER_MDS_64K)));
-      if (next.type === 'quit') stream.push(null);
-    }
-  };
-  return new Duplex({
-    read() {},
-    write(this: Duplex, bytes: Buffer, _encoding, done) {
-      try {
-        parser.parse(bytes, sink);
-      } catch (error) {
-        done(error as Error);
-        return;
-      }
-      work(this).then(() => done(), done);
-    },
-    final(this: Duplex, done) {
-      this.push(null);
-      done();
-    },
-    destroy(error, done) {
-      void milter.end(() => done(error));
-    },
-  });
+export function chainMilter(
+  milters: ReadonlyArray<string | ChainedMilter>,
+  { maxMessage = 134_217_728, ...options }: ChainOptions = {},
+): () => Duplex {
+  holdToRules({ maxMessage }, { maxMessage: wholeTo(Number.MAX_SAFE_INTEGER) });
+  void new MilterChain(milters, options);
+  return () => new ChainStream({ milters, options, maxMessage });
 }
 
-class ChainedMilters {
-  readonly #make: (offer: NegotiateCommand) => MilterChain;
-  #chain: MilterChain | undefined;
-  #agreed = { actions: 0, protocol: 0 };
-  #macros: Partial<Record<Stage, Record<string, string>>> = {};
-  #greeted = false;
-  /** Another SMTP session begins with the next CONNECT. */
-  #renew = false;
-  #begun: { from: boolean; to: boolean } = { from: false, to: false };
-  #headers: Array<[string, string]> = [];
-  #body: Buffer[] = [];
+class ChainStream extends Duplex {
+  readonly #milters: ChainedMilters;
+  readonly #parser = commandParser();
+  readonly #sink = { packet: (command: unknown) => this.#arrived(command as Command) };
+  #waiting: Command[] = [];
+  /** Bytes of the commands that have come and are not done. */
+  #ahead = 0;
+  /** How many of those end the message before them. */
+  #cuts = 0;
+  #working = false;
+  /** QUIT has come: what follows is nobody's. */
+  #quitting = false;
+  /** No more comes. */
+  #ended = false;
+  /** What came is no packet. */
+  #failure: Error | undefined;
+  /** The callback of a write that was too much, and that of the end; who waits until what was said has been taken. */
+  #held: Done | undefined;
+  #final: Done | undefined;
+  #taken: (() => void) | undefined;
 
-  constructor(make: (offer: NegotiateCommand) => MilterChain) {
-    this.#make = make;
+  constructor(settings: ChainSettings) {
+    super();
+    const isGone = (): boolean => this.#gone;
+    this.#milters = new ChainedMilters(settings, {
+      get gone() {
+        return isGone();
+      },
+      progress: () => void this.#say([{ type: 'progress' }]),
+      tell: (error: MilterError) => void this.emit('sessionError', error),
+    });
   }
 
-  async end(done?: () => void): Promise<void> {
-    await this.#chain?.quit();
+  override _read(): void {
+    this.#taken?.();
+  }
+
+  override _write(bytes: Buffer, _encoding: string, done: Done): void {
+    this.#held = done;
+    this.#read(() => this.#parser.parse(bytes, this.#sink));
+  }
+
+  override _final(done: Done): void {
+    this.#final = done;
+    this.#ended = true;
+    this.#read(() => this.#parser.end());
+  }
+
+  override _destroy(error: Error | null, done: (error: Error | null) => void): void {
+    this.#milters.destroy();
+    done(error);
+  }
+
+  #read(go: () => void): void {
+    try {
+      if (!this.#quitting) go();
+    } catch (error) {
+      this.#failure = error as Error;
+    }
+    if (this.#gone) this.#milters.cut();
+    void this.#work();
+    this.#goOn();
+  }
+
+  /** The message before is cut short. */
+  get #gone(): boolean {
+    return this.#cuts > 0 || this.#ended || this.#failure !== undefined;
+  }
+
+  #arrived(command: Command): void {
+    if (this.#quitting) return;
+    this.#quitting = command.type === 'quit';
+    this.#waiting.push(command);
+    this.#ahead += (command.raw as Buffer).length;
+    if (CUTS.has(command.type)) this.#cuts++;
+  }
+
+  /** Asks for more, where it is welcome. */
+  #goOn(): void {
+    if (this.#ahead > READ_AHEAD) return;
+    const done = this.#held;
+    this.#held = undefined;
     done?.();
   }
 
-  async handle(command: Command, say: (reply: Reply) => void): Promise<void> {
-    switch (command.type) {
-      case 'negotiate':
-        say(await this.#negotiate(command));
-        return;
-      case 'macro': {
-        const stage = stageOfLetter(command.stage);
-        if (stage !== undefined) this.#macros[stage] = Object.fromEntries(command.macros);
-        return;
-      }
-      case 'abort':
-        this.#forget('mailFrom');
-        await this.#chain?.abort();
-        return;
-      case 'quit':
-        await this.end();
-        return;
-      case 'quitNewConnection':
-        this.#renew = true;
-        this.#forget('connect');
-        return;
-      case 'eob':
-        for (const reply of await this.#eob(command.chunk, say)) say(reply);
-        return;
-      default: {
-        const reply = await this.#ask(command);
-        if ((this.#agreed.protocol & STAGES[command.type].nr) === 0) say(reply);
-      }
-    }
-  }
-
-  async #negotiate(offer: NegotiateCommand): Promise<NegotiateReply> {
-    if (offer.version < c.SMFI_VERSION_MIN)
-      throw new MilterError('ERR_MILTER_NEGOTIATION', `The mail server offers version ${offer.version}`);
-    const chain = this.#make(offer);
-    this.#chain = chain;
-    await chain.open();
-    const agreed = chain.milters.flatMap((milter) => milter.agreed ?? []);
-    const any = (of: (reply: NegotiateReply) => number): number => agreed.reduce((bits, reply) => bits | of(reply), 0);
-    const all = (of: (reply: NegotiateReply) => number): number =>
-      agreed.length === 0 ? 0 : agreed.reduce((bits, reply) => bits & of(reply), ~0);
-    const { protocol: offered } = offer;
-    const protocol =
-      (all((reply) => reply.protocol) & (NO_BITS | NR_BITS | c.SMFIP_HDR_LEADSPC)) |
-      (any((reply) => reply.protocol) & c.SMFIP_RCPT_REJ) |
-      GATHERED;
-    this.#agreed = { actions: any((reply) => reply.actions) & offer.actions, protocol: protocol & offered };
-    const macros = offer.version >= 6 && (offer.actions & c.SMFIF_SETSYMLIST) !== 0 ? listsOf(agreed) : [];
-    const version = Math.min(c.SMFI_VERSION, offer.version);
-    return { type: 'negotiate', version, ...this.#agreed, ...(macros.length > 0 && { macros }) };
-  }
-
-  async #ask(
-    command: Exclude<Command, { type: 'negotiate' | 'macro' | 'abort' | 'quit' | 'quitNewConnection' | 'eob' }>,
-  ) {
-    const chain = this.#chain as MilterChain;
-    switch (command.type) {
-      case 'connect': {
-        const { hostname, family, port, address } = command;
-        const peer = { hostname, family: family as 'U', port, address, helo: false } as const;
-        this.#forget('helo');
-        const renew = this.#renew;
-        this.#renew = false;
-        this.#greeted = true;
-        return replyTo(await (renew ? chain.nextSession(peer, this.#extras) : chain.connect(peer, this.#extras)));
-      }
-      case 'helo':
-        await this.#greet(chain);
-        this.#forget('mailFrom');
-        return replyTo(await chain.helo(command.name, this.#extras));
-      case 'unknown':
-        await this.#greet(chain);
-        return replyTo(await chain.unknown(command.line, this.#extras));
-      case 'mailFrom':
-        await this.#greet(chain);
-        this.#forget('rcpt');
-        this.#begun.from = true;
-        return replyTo(await chain.mailFrom(command.address, command.args, this.#extras));
-      case 'rcpt':
-        await this.#begin(chain, 'from');
-        return this.#rcpt(chain, command);
-      case 'data':
-        await this.#begin(chain, 'to');
-        return replyTo(await chain.data(this.#extras));
-      case 'header': {
-        const lead = (this.#agreed.protocol & c.SMFIP_HDR_LEADSPC) === 0 ? ' ' : '';
-        this.#headers.push([command.name, `${lead}${command.value}`]);
-        return CONTINUE;
-      }
-      case 'eoh':
-        return CONTINUE;
-      default:
-        this.#body.push(command.chunk);
-        return CONTINUE;
-    }
-  }
-
-  async #rcpt(chain: MilterChain, { address, args }: Extract<Command, { type: 'rcpt' }>): Promise<Reply> {
-    const macros = this.#macros.rcpt ?? {};
-    if (macros['{rcpt_mailer}'] === 'error') {
-      const reply = { enhanced: macros['{rcpt_host}'] ?? '', lines: [macros['{rcpt_addr}'] ?? ''] };
-      await chain.refusedRcpt(address, reply);
-      return CONTINUE;
-    }
-    const result = await chain.rcpt(address, args, this.#extras);
-    this.#begun.to ||= result.outcome === 'continue' || result.outcome === 'accept';
-    return replyTo(result);
-  }
-
-  async #eob(chunk: Buffer | undefined, say: (reply: Reply) => void): Promise<Reply[]> {
-    const chain = this.#chain as MilterChain;
-    await this.#begin(chain, 'to');
-    const message = Message.of(this.#headers, chunk === undefined ? this.#body : [...this.#body, chunk]);
-    const alive = setInterval(() => say({ type: 'progress' }), PROGRESS);
+  async #work(): Promise<void> {
+    if (this.#working) return;
+    this.#working = true;
     try {
-      const result = await chain.message(message, this.#extras);
-      return [...this.#editsOf(result), replyTo({ ...result, outcome: result.verdict })];
-    } finally {
-      clearInterval(alive);
-      this.#forget('mailFrom');
+      while (this.#waiting.length > 0) for (const command of this.#waiting.splice(0)) await this.#handle(command);
+      if (this.#failure !== undefined) throw this.#failure;
+      if (this.#quitting || this.#ended) {
+        await this.#milters.quit();
+        this.push(null);
+      }
+      this.#final?.();
+    } catch (error) {
+      this.destroy(error as Error);
     }
+    this.#working = false;
   }
 
-  /** Of all the bodies that replace one another the last one counts. */
-  #editsOf({ changes, quarantined }: MessageResult): Reply[] {
-    const lastBody = changes.findLast(({ modifications }) => modifications.some(({ type }) => type === 'replBody'));
-    const mtaLead = (this.#agreed.protocol & c.SMFIP_HDR_LEADSPC) === 0 ? 0 : 1;
-    const edits = changes.flatMap((change): Reply[] => {
-      const more = mtaLead - (change.leadingSpace ? 1 : 0);
-      return change.modifications.flatMap((edit): Reply[] => {
-        if (edit.type === 'replBody') return change === lastBody ? [edit] : [];
-        return 'value' in edit && edit.value !== '' ? [{ ...edit, value: spaced(edit.value, more) }] : [edit];
-      });
-    });
-    const held = quarantined !== undefined && !edits.some(({ type }) => type === 'quarantine');
-    return held ? [...edits, { type: 'quarantine', reason: quarantined }] : edits;
+  async #handle(command: Command): Promise<void> {
+    if (this.destroyed) return;
+    const replies = await this.#milters.handle(command);
+    if (CUTS.has(command.type)) this.#cuts--;
+    this.#ahead -= (command.raw as Buffer).length;
+    if (!this.#say(replies) && !this.destroyed) await new Promise<void>((resolve) => (this.#taken = resolve));
+    this.#goOn();
   }
 
-  /** What nobody wants to hear of does not come, and still it belongs to a message. */
-  async #begin(chain: MilterChain, what: 'from' | 'to'): Promise<void> {
-    await this.#greet(chain);
-    if (!this.#begun.from) {
-      this.#begun.from = true;
-      await chain.mailFrom(EMPTY, [], this.#extras);
-    }
-    if (what === 'to' && !this.#begun.to) {
-      this.#begun.to = true;
-      await chain.rcpt(EMPTY, [], this.#extras);
-    }
+  /** All of it, or nothing where something cannot be said. @returns whether more is welcome */
+  #say(replies: readonly Reply[]): boolean {
+    const packets = replies.map((reply) => encodeReply(reply, ANY_SIZE));
+    return packets.map((bytes) => this.push(bytes)).at(-1) ?? true;
   }
-
-  async #greet(chain: MilterChain): Promise<void> {
-    if (this.#greeted && !this.#renew) return;
-    const peer = { family: 'U', address: '', helo: false } as const;
-    const renew = this.#renew;
-    this.#greeted = true;
-    this.#renew = false;
-    await (renew ? chain.nextSession(peer) : chain.connect(peer));
-  }
-
-  get #extras(): { macros: ClientMacros } {
-    return { macros: this.#macros };
-  }
-
-  /** A message is over, or was never finished. @param stage from which on macros are not valid any more */
-  #forget(stage: Stage): void {
-    this.#begun = { from: false, to: false };
-    this.#headers = [];
-    this.#body = [];
-    for (const each of STAGE_NAMES.slice(STAGE_NAMES.indexOf(stage))) delete this.#macros[each];
-  }
-}
-
-const CONTINUE: Reply = { type: 'continue' };
-
-function replyTo(result: StageResult | (MessageResult & { outcome: MessageResult['verdict'] })): Reply {
-  const { outcome, hangUp } = result;
-  const reply = hangUp ? smtpReply(result) : result.reply;
-  if (reply === undefined || outcome === 'continue' || outcome === 'accept') return { type: outcome };
-  return { type: 'replyCode', text: formatSmtpReply(reply.code, reply.enhanced, reply.lines) };
-}
-
-/** What each asks for, together; a stage that nobody names keeps the mail server's defaults. */
-function listsOf(agreed: readonly NegotiateReply[]): NonNullable<NegotiateReply['macros']> {
-  const lists = new Map<number, Set<string>>();
-  for (const { stage, names } of agreed.flatMap(({ macros = [] }) => macros)) {
-    const list = lists.get(stage) ?? new Set<string>();
-    for (const name of names.split(/[ ,]+/).filter(Boolean)) list.add(name);
-    lists.set(stage, list);
-  }
-  return [...lists].toSorted((a, b) => a[0] - b[0]).map(([stage, names]) => ({ stage, names: [...names].join(' ') }));
 }

@@ -23,6 +23,9 @@ export interface Watcher {
   closed(): void;
 }
 
+/** Why nobody waits any more; made once, as a reason costs more than all the rest of an abort. */
+const LEFT = new MilterError('ERR_MILTER_ABORTED', 'The mail server has left, or the connection is ended');
+
 const now = (): number => performance.timeOrigin + performance.now();
 
 export class ProxyConnection {
@@ -91,7 +94,7 @@ export class ProxyConnection {
   /** Ends both connections at once: neither is then lost. */
   destroy(): void {
     this.#milterOver = true;
-    this.#leaving.abort();
+    this.#leaving.abort(LEFT);
     this.#mta.destroy();
     this.#milter?.destroy();
   }
@@ -100,6 +103,8 @@ export class ProxyConnection {
     this.#milter = milter;
     this.#toMilter = penFor(milter, this.#options.trickle, () => this.#resume('mta'));
     milter.on('error', (error) => this.#milterGone(error.message, error));
+    // Of several milters, which go on without the one that has failed.
+    milter.on('sessionError', (error: MilterError) => this.#watcher.report(error));
     milter.on('end', () => this.#milterGone('it has closed the connection'));
     milter.on('close', () => {
       this.#milterClosed = true;
@@ -235,7 +240,7 @@ export class ProxyConnection {
   /** The mail server says no more. */
   #mtaEnded(): void {
     this.#session.quitting = true;
-    this.#leaving.abort();
+    this.#leaving.abort(LEFT);
     this.#behind('mta', () => {
       if (!this.#bytesOnly) this.#pass('mta', this.#commands.unfinished());
       if (this.#milterOver || this.#toMilter === undefined) {
@@ -269,7 +274,7 @@ export class ProxyConnection {
     if (this.#mtaClosed) return;
     this.#mtaClosed = true;
     this.#error = error;
-    this.#leaving.abort();
+    this.#leaving.abort(LEFT);
     this.#commands.close();
     this.#replies.close();
     // What the milter has not been told yet, QUIT for one, is still on its way.

@@ -3,25 +3,26 @@ import { EventEmitter } from 'node:events';
 import { createServer, type Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { parseAddress, type ListenAddress, type SocketAddress } from '../address.js';
-import { MilterChain, type ChainedMilter } from '../client/chain.js';
-import type { ClientOptions } from '../client/types.js';
+import type { ChainedMilter } from '../client/chain.js';
+import { over } from '../client/options.js';
 import { MilterError } from '../errors.js';
 import { dial } from '../sockets/dial.js';
 import { listen, type Listening, type ListenOptions } from '../sockets/listen.js';
-import { chainMilter } from './chain-milter.js';
+import { chainMilter, type ChainOptions } from './chain-milter.js';
 import { ProxyConnection } from './connection.js';
 import type { Dial } from './dialling.js';
 import { checkProxyOptions, type CheckedProxyOptions } from './options.js';
 import type { ProxyEvents, ProxyHooks, ProxyOptions } from './types.js';
 
 /**
- * What is behind a proxy: the address of a milter; several in their order, with the options that MilterChain has; or a
- * function that gives a stream to a milter for each connection; its signal is aborted when nobody waits for it any more.
+ * What is behind a proxy: the address of a milter; several in their order, with the options that MilterChain has, which
+ * count over those of the proxy; or a function that gives a stream to a milter for each connection; its signal is aborted
+ * when nobody waits for it any more.
  */
 export type Upstream =
   | string
   | ReadonlyArray<string | ChainedMilter>
-  | { readonly milters: ReadonlyArray<string | ChainedMilter>; readonly options: ClientOptions }
+  | { readonly milters: ReadonlyArray<string | ChainedMilter>; readonly options: ChainOptions }
   | Dial;
 
 /** Where a proxy listens, and the file of a Unix socket. */
@@ -150,8 +151,9 @@ function dialler(upstream: Upstream, options: CheckedProxyOptions): Dial {
   if (typeof upstream === 'function') return upstream;
   if (typeof upstream !== 'string') {
     const chain = 'milters' in upstream ? upstream : { milters: upstream, options: {} };
-    void new MilterChain(chain.milters, chain.options); // what is wrong with them is said at once
-    return () => chainMilter(chain.milters, chain.options);
+    const { onFailure, connectTimeout } = options;
+    const defaultAction = onFailure === 'close' ? 'throw' : onFailure;
+    return chainMilter(chain.milters, over({ defaultAction, connectTimeout }, chain.options));
   }
   const address = parseAddress(upstream, 'connect');
   return (signal) => dial(address, { connectTimeout: options.connectTimeout, signal });

@@ -51,7 +51,7 @@ export interface ProxyOptions {
   /**
    * What the mail server hears where the milter cannot be reached, or goes away: `tempfail` (default), `reject`, `accept`,
    * `shutdown` (421, which ends the SMTP session), or `close`: the connection is closed, and the mail server's own default
-   * action decides.
+   * action decides. Of several milters each has it as its default action, unless it is told another.
    */
   onFailure?: 'tempfail' | 'reject' | 'accept' | 'shutdown' | 'close' | undefined;
   /** How long connecting to the milter may take, in ms. Default 10,000. */
@@ -77,8 +77,8 @@ export interface ProxyEvents {
    */
   event: [event: CaptureEvent];
   /**
-   * A connection to the milter failed, a hook threw, what came is no packet, or one side did not close its connection. The
-   * id is '' where a connection could not even be accepted.
+   * A connection to the milter failed, or to one of several; a hook threw, or said what it may not; what came is no packet;
+   * one side did not close its connection. The id is '' where a connection could not even be accepted.
    */
   sessionError: [error: MilterError, id: string];
 }

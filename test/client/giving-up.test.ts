@@ -5,8 +5,10 @@ import { once } from 'node:events';
 import { Readable } from 'node:stream';
 import t from 'tap';
 import { MilterChain, MilterClient, type ClientMessage, type ClientOptions } from '../../lib/client/index.js';
+import { SMFIP_NR_BODY } from '../../lib/index.js';
 import { packet } from '../helpers/bytes.js';
-import { agrees, fakeMilter, silence, type Script } from '../helpers/fake-milter.js';
+import { agrees, fakeMilter, silence, type Line, type Script } from '../helpers/fake-milter.js';
+import { gate } from '../helpers/milter.js';
 import { settled } from '../helpers/streams.js';
 
 const MESSAGE = 'A: 1\r\n\r\nbody\r\n';
@@ -181,4 +183,143 @@ t.test('a message that cannot be meant is refused in words', async (t) => {
   ] as const) {
     await t.rejects(client.send(mail(MESSAGE, wrong)), { code: 'ERR_MILTER_ARGUMENT', message });
   }
+});
+
+t.test(
+  'abort() while a message is at work: that rejects, the milters hear of it, and the next message passes',
+  async (t) => {
+    for (const how of ['message', 'send'] as const) {
+      const talk: { line?: Line } = {};
+      const asked = gate();
+      const eob = (line: Line): void => {
+        talk.line = line;
+        asked.open();
+      };
+      const { client, heard } = await connected({ eob: [eob, packet('c')], mailFrom: [packet('c'), silence] });
+      let playing: Promise<unknown>;
+      if (how === 'send') {
+        playing = client.send(mail(MESSAGE));
+      } else {
+        await client.mailFrom('');
+        await client.rcpt('b');
+        playing = client.message(MESSAGE);
+      }
+      const failed = t.rejects(playing, {
+        code: 'ERR_MILTER_ABORTED',
+        stage: 'eob',
+        cause: { message: 'abort() was called' },
+      });
+      await asked.promise;
+      const aborting = client.abort();
+      t.equal(client.abort(), aborting, 'twice is once');
+      await aborting;
+      await failed;
+      t.equal(heard.at(-1)!.type, 'abort');
+      const next = client.send(mail(MESSAGE));
+      await settled();
+      talk.line!.write(Buffer.concat([packet('h', 'X', 'late'), packet('a'), packet('c')]));
+      t.match(await next, { verdict: 'accept', modifications: [] });
+      t.equal(heard.filter(({ type }) => type === 'abort').length, 2);
+    }
+  },
+);
+
+t.test('abort() while a stream stalls, before its headers and behind them', async (t) => {
+  for (const some of [[], ['A: 1\r\n\r\nhello']]) {
+    const { client, heard } = await connected();
+    await client.mailFrom('');
+    await client.rcpt('b');
+    const failed = t.rejects(client.message(stalling(...some)), { code: 'ERR_MILTER_ABORTED' });
+    await settled();
+    await client.abort();
+    await failed;
+    t.equal(heard.at(-1)!.type, 'abort');
+    t.match(await client.send(mail(MESSAGE)), { verdict: 'accept' });
+  }
+});
+
+t.test('abort() between two pieces of a body that are not answered: no more is sent', async (t) => {
+  const { client, stream, heard } = await connected({ negotiate: agrees(6, 0, SMFIP_NR_BODY), body: silence });
+  await client.mailFrom('');
+  await client.rcpt('b');
+  let aborting: Promise<void> | undefined;
+  stream.once('drain', () => (aborting = client.abort()));
+  const failed = t.rejects(client.message(`A: 1\r\n\r\n${'x'.repeat(500_000)}`), { code: 'ERR_MILTER_ABORTED' });
+  await failed;
+  await aborting;
+  t.strictSame(
+    heard.slice(-3).map(({ type }) => type),
+    ['macro', 'body', 'abort'],
+  );
+  t.match(await client.send(mail(MESSAGE)), { verdict: 'accept' });
+});
+
+t.test(
+  'abort() of a chain: what has come of the answer already is passed over, too; the others are not asked',
+  async (t) => {
+    const asked = gate<Line>();
+    const one = fakeMilter({ eob: [(line) => asked.open(line), packet('c')] });
+    const two = fakeMilter();
+    const chain = new MilterChain([one.stream, two.stream]);
+    await chain.connect();
+    const failed = t.rejects(chain.send(mail(MESSAGE)), { code: 'ERR_MILTER_ABORTED' });
+    const line = await asked.promise;
+    line.write(Buffer.concat([packet('h', 'X', 'y'), packet('r')]));
+    await chain.abort(); // in the same turn: nobody has taken it yet
+    await failed;
+    t.notOk(two.heard.some(({ type }) => type === 'eob'));
+    t.match(await chain.send(mail(MESSAGE)), { verdict: 'accept', modifications: [] });
+  },
+);
+
+t.test('destroy() ends at once: what is at work, what is being dialled, and for good', async (t) => {
+  const asked = gate();
+  const { client, stream } = await connected({ eob: () => asked.open() });
+  const failed = t.rejects(client.send(mail(MESSAGE)), { code: 'ERR_MILTER_CONNECTION' });
+  await asked.promise;
+  client.destroy();
+  t.ok(stream.destroyed);
+  await failed;
+  await t.rejects(client.send(mail(MESSAGE)), { code: 'ERR_MILTER_SEQUENCE' });
+  client.destroy();
+  const early = fakeMilter();
+  const leaving = new MilterClient(early.stream);
+  const left = t.rejects(leaving.connect(), { code: 'ERR_MILTER_CONNECTION', message: /quit\(\) was called/ });
+  leaving.destroy();
+  await left;
+  t.ok(early.stream.destroyed);
+
+  const server = createServer(() => t.fail('it was not connected')).listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const { port } = server.address() as AddressInfo;
+  const dialling = new MilterChain([`inet:${port}`, `inet:${port}`], { defaultAction: 'throw' });
+  const gone = t.rejects(dialling.connect(), { code: 'ERR_MILTER_CONNECTION', message: /quit\(\) was called/ });
+  dialling.destroy();
+  await gone;
+  await settled();
+  server.close();
+});
+
+t.test('destroy() between two milters that are told of another SMTP session', async (t) => {
+  const chain = new MilterChain([fakeMilter().stream, fakeMilter().stream]);
+  await chain.connect();
+  const next = t.rejects(chain.nextSession(), { code: 'ERR_MILTER_SEQUENCE' });
+  chain.destroy();
+  await next;
+});
+
+t.test('a chain knows which of its milters has failed, and with what', async (t) => {
+  const bad = fakeMilter({ helo: packet('f') });
+  const milters = [fakeMilter().stream, { target: bad.stream, name: 'bad', defaultAction: undefined }];
+  const chain = new MilterChain(milters, { defaultAction: 'accept' });
+  await chain.open();
+  t.match(
+    chain.milters.map(({ failure }) => failure),
+    [undefined, undefined],
+  );
+  t.match(await chain.connect(), { outcome: 'continue' }, 'undefined is as if nothing was said');
+  t.match(chain.milters, [
+    { name: 'stream', failure: undefined },
+    { name: 'bad', failure: { code: 'ERR_MILTER_FILTER', stage: 'helo' } },
+  ]);
 });

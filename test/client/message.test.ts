@@ -2,6 +2,7 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import t from 'tap';
+import { Body } from '../../lib/client/body.js';
 import { Message, MilterClient } from '../../lib/client/index.js';
 import {
   createSession,
@@ -138,6 +139,34 @@ t.test('P86 a large body goes in pieces of the largest size, and comes out as it
       [size, 1],
     );
   }
+});
+
+t.test('a body in pieces of any size is copied once at most, and there may be any number of them', async (t) => {
+  const pieces = Array.from({ length: 5 }, (_, i) => Buffer.alloc(60_000, i));
+  const body = Body.of(...pieces);
+  const chunks: Buffer[] = [];
+  for await (const chunk of body.chunks(65_535)) {
+    chunks.push(chunk);
+    for (const piece of body.pieces.slice(chunks.length)) {
+      t.ok(
+        pieces.some(({ buffer }) => buffer === piece.buffer),
+        'what waits is still what came',
+      );
+    }
+  }
+  t.strictSame(
+    chunks.map(({ length }) => length),
+    [65_535, 65_535, 65_535, 65_535, 37_860],
+  );
+  t.ok(Buffer.concat(chunks).equals(Buffer.concat(pieces)));
+  const large = Body.of(Buffer.alloc(65_535 + 10));
+  for await (const chunk of large.chunks(65_535)) t.ok(chunk.length > 0);
+  t.not(large.pieces[1]!.buffer, large.pieces[0]!.buffer, 'a small rest does not hold on to all');
+  const many = Message.of(
+    [],
+    Array.from({ length: 200_000 }, () => Buffer.from('x')),
+  );
+  t.equal(many.body.length, 200_000);
 });
 
 t.test('P9 a header above 64 KiB is sent as Postfix does, and refused as Sendmail does', async (t) => {

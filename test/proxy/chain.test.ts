@@ -1,7 +1,7 @@
 // Several milters behind one proxy: the client's chain, seen from the mail server.
 import { join } from 'node:path';
 import t from 'tap';
-import { MilterClient, type ClientOptions } from '../../lib/client/index.js';
+import { MilterClient } from '../../lib/client/index.js';
 import {
   AsyncFactory,
   createSession,
@@ -26,8 +26,9 @@ import {
 import { createProxy } from '../../lib/proxy/index.js';
 import { chainMilter } from '../../lib/proxy/chain-milter.js';
 import { packet } from '../helpers/bytes.js';
+import { chained } from '../helpers/chained.js';
 import { stopClock } from '../helpers/clock.js';
-import { agrees, fakeMilter, list, type Line, type Script } from '../helpers/fake-milter.js';
+import { agrees, fakeMilter, list, type Line } from '../helpers/fake-milter.js';
 import { shortFolder } from '../helpers/folder.js';
 import { message, Mta, say } from '../helpers/mta.js';
 import { settled } from '../helpers/streams.js';
@@ -35,12 +36,6 @@ import { settled } from '../helpers/streams.js';
 const GATHERED = SMFIP_NR_HDR | SMFIP_NR_EOH | SMFIP_NR_BODY;
 const MESSAGE = 'A: 1\r\n\r\nbody\r\n';
 const mail = { from: '<a@example.org>', to: ['<b@example.com>'], message: MESSAGE };
-
-function chained(scripts: Script[], options: ClientOptions = {}) {
-  const fakes = scripts.map((script) => fakeMilter(script));
-  const targets = fakes.map(({ stream }, i) => ({ target: stream, name: String(i) }));
-  return { mta: new Mta(chainMilter(targets, options)), fakes };
-}
 
 t.test(
   'P40 what all want together: kept away if nobody wants it, unanswered if nobody answers, allowed if anybody asks',
@@ -220,6 +215,7 @@ t.test('P138 where all want the space before a header’s value, it comes and go
   const edit = Buffer.concat([packet('h', 'X', ' v'), packet('c')]);
   const { mta, fakes } = chained([{ negotiate: agrees(6, 1, SMFIP_HDR_LEADSPC), eob: edit }]);
   t.match(await mta.negotiate(), { protocol: SMFIP_HDR_LEADSPC | GATHERED });
+  await mta.ask(say.mail());
   mta.send(say.header('A', '  1'));
   t.match(await mta.ask(say.eob()), { type: 'addHeader', value: ' v' });
   t.match(
@@ -277,14 +273,14 @@ t.test('progress is told while the milters work; a default action that holds a m
 });
 
 t.test('none of them is there: the default action answers; garbage from the mail server ends it', async (t) => {
-  const mta = new Mta(chainMilter(['unix:/no/such/socket']));
+  const mta = new Mta(chainMilter(['unix:/no/such/socket'])());
   t.match(await mta.negotiate(), { actions: 0, protocol: GATHERED });
   t.match(await mta.ask(say.connect()), { type: 'replyCode', text: /^451/ });
-  const odd = new Mta(chainMilter([fakeMilter().stream] as never));
+  const odd = new Mta(chainMilter([fakeMilter().stream] as never)());
   odd.bytes(Buffer.from('HTTP/1.1 200 OK\r\n'));
   await t.resolveMatch(odd.closed, { code: 'ERR_MILTER_PACKET_TOO_LARGE' });
   const gone = fakeMilter();
-  const left = new Mta(chainMilter([gone.stream] as never));
+  const left = new Mta(chainMilter([gone.stream] as never)());
   await left.negotiate();
   left.end();
   await left.closed;
