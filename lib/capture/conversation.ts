@@ -57,7 +57,6 @@ export class Conversation implements Finder {
 
   /** What an event of this session means. */
   take(event: CaptureEvent): ConversationRecord[] {
-    this.#records = [];
     this.#time = event.time;
     switch (event.type) {
       case 'open':
@@ -75,15 +74,21 @@ export class Conversation implements Finder {
       case 'problem':
         this.#note('problem', event.text);
     }
-    return this.#records;
+    return this.#given();
   }
 
   /** The capture ends, and the session was not over. */
   end(): ConversationRecord[] {
-    this.#records = [];
     this.#leftOvers();
     this.#note('close', `The capture ends here, and the connection was still open${this.#unanswered}`);
-    return this.#records;
+    return this.#given();
+  }
+
+  /** The records are not kept: with them the memory of the last packets would be. */
+  #given(): ConversationRecord[] {
+    const records = this.#records;
+    this.#records = [];
+    return records;
   }
 
   found(packet: AnyPacket, raw: Buffer, offset: number): void {

@@ -23,6 +23,8 @@ interface Question {
   readonly stage: Stage | 'negotiate';
 }
 
+type Bits = Pick<NegotiateReply, 'version' | 'actions' | 'protocol'>;
+
 /** What is known of a packet by its place. */
 export type Place = Pick<PacketRecord, 'answers' | 'problem'>;
 
@@ -34,8 +36,9 @@ const MOST_WAITING = 10_000;
 
 export class Dialogue {
   #known = true;
-  #offer: NegotiateCommand | undefined;
-  #agreed: NegotiateReply | undefined;
+  /** Not the packets themselves, which would keep the bytes that they came in. */
+  #offer: Bits | undefined;
+  #agreed: Bits | undefined;
   #questions: Question[] = [];
   #skipped = false;
   /** Of the message whose end is being answered: whether a new body has come, and something else behind it. */
@@ -91,7 +94,7 @@ export class Dialogue {
 
   #offers(packet: NegotiateCommand, number: number, time: number): Place {
     if (this.#offer !== undefined) return place('A second offer: nobody answers that');
-    this.#offer = packet;
+    this.#offer = bitsOf(packet);
     this.#questions.push({ number, time, stage: 'negotiate' });
     return {};
   }
@@ -103,8 +106,8 @@ export class Dialogue {
     else if (this.#newBody === 'begun') this.#newBody = 'over';
     if (stage === 'negotiate') {
       if (reply.type !== 'negotiate') return 'The offer is answered with something else';
-      this.#agreed = reply;
-      return surplusOf(reply, this.#offer as NegotiateCommand);
+      this.#agreed = bitsOf(reply);
+      return surplusOf(reply, this.#offer as Bits);
     }
     if (isModification(reply)) {
       if (stage !== 'eob') return `An edit outside of the end of the message: in the answer to ${stage}`;
@@ -147,8 +150,12 @@ export class Dialogue {
   }
 }
 
+function bitsOf({ version, actions, protocol }: Bits): Bits {
+  return { version, actions, protocol };
+}
+
 /** What a milter wants that was not offered; zeros mean what version 1 had. */
-function surplusOf(reply: NegotiateReply, offer: NegotiateCommand): string | undefined {
+function surplusOf(reply: Bits, offer: Bits): string | undefined {
   if (reply.version > offer.version || reply.version < SMFI_VERSION_MIN) {
     return `It wants protocol version ${reply.version}; offered was ${offer.version}`;
   }

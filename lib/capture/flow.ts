@@ -74,7 +74,6 @@ export class Flow {
 
   /** What a segment, sent by an end, leads to. Not to be called when it is closed. */
   take(segment: Segment, index: Index, error?: string): CaptureEvent[] {
-    this.#events = [];
     const half = this.#halves[index];
     const peer = this.#halves[other(index)];
     const needs = segment.ack === undefined ? -Infinity : peer.positionOf(segment.ack);
@@ -101,14 +100,13 @@ export class Flow {
       const tooMuch = this.held > MAX_HELD;
       if (++this.#waited > PATIENCE || tooMuch) this.#escalate(tooMuch);
     }
-    return this.#events;
+    return this.#given();
   }
 
   /** Waits no longer for anything. */
   finish(): CaptureEvent[] {
-    this.#events = [];
     this.#giveUp();
-    return this.#events;
+    return this.#given();
   }
 
   /** Another connection takes its place. */
@@ -126,6 +124,13 @@ export class Flow {
 
   get #waits(): boolean {
     return this.#halves[0].first !== undefined || this.#halves[1].first !== undefined;
+  }
+
+  /** What has come of it. It isn't kept: a piece of the file would stay in memory as long as the connection is open. */
+  #given(): CaptureEvent[] {
+    const events = this.#events;
+    this.#events = [];
+    return events;
   }
 
   #giveUp(): void {

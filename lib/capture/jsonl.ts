@@ -11,6 +11,7 @@
  */
 import { endpointOf, isCount, isSide, isTime, MAX_OPEN } from './checks.js';
 import { Conversation } from './conversation.js';
+import { show } from '../errors.js';
 import { broken } from './failure.js';
 import { portionsOf } from './portions.js';
 import { packetToJson } from './show.js';
@@ -127,7 +128,7 @@ function checkFirst(text: string): void {
   if (first?.['format'] !== JSON_LINES_FORMAT)
     throw broken(`No capture: it does not say ${JSON_LINES_FORMAT}`, 'line 1');
   if (first['version'] !== VERSION) {
-    throw broken(`The capture is of version ${String(first['version'])}; version ${VERSION} is read here`, 'line 1');
+    throw broken(`The capture is of version ${show(first['version'])}; version ${VERSION} is read here`, 'line 1');
   }
 }
 

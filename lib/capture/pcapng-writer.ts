@@ -210,7 +210,8 @@ function checkSum(parts: readonly Buffer[]): number {
 /** The bytes of an IP address with a port; undefined for anything else. */
 function ipOf(end: Endpoint | undefined): Buffer | undefined {
   if (end === undefined || !(end.port > 0 && end.port <= 0xffff)) return undefined;
-  const address = end.address.replace(/^::ffff:(?=[\d.]+$)/i, '').replace(/%.*$/, '');
+  const [zoneless] = end.address.split('%', 1) as [string];
+  const address = zoneless.replace(/^::ffff:(?=[\d.]+$)/i, '');
   if (isIPv4(address)) return Buffer.from(address.split('.').map(Number));
   return isIP(address) === 6 ? ipv6(address) : undefined;
 }

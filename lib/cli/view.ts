@@ -1,4 +1,5 @@
 /** Shows what was said: a line for each packet, as text or JSON, of those sessions and messages that are asked for. */
+import { isTime } from '../capture/checks.js';
 import type { PacketRecord, NoteRecord } from '../capture/types.js';
 import { toText } from '../codec/text.js';
 import { actionNames, protocolNames } from '../names.js';
@@ -244,15 +245,15 @@ function noteJson({ type, session, time, from, text, bytes }: NoteRecord): strin
   return jsonLine(plain({ type, session, time, from, text, bytes }));
 }
 
-/** A capture may say anything; bare bytes have no time. */
-function isTime(time: number): boolean {
-  return time !== 0 && Math.abs(time) <= 8.64e15;
+/** Bare bytes have no time, and who asks for words may say anything. */
+function hasTime(time: number): boolean {
+  return time !== 0 && isTime(time);
 }
 
 function clock(time: number): string {
-  return isTime(time) ? new Date(time).toISOString().slice(-13, -1) : '';
+  return hasTime(time) ? new Date(time).toISOString().slice(-13, -1) : '';
 }
 
 function dayAndClock(time: number): string {
-  return isTime(time) ? new Date(time).toISOString().slice(0, -1).replace('T', ' ') : '';
+  return hasTime(time) ? new Date(time).toISOString().slice(0, -1).replace('T', ' ') : '';
 }

@@ -13,6 +13,7 @@ export type Dial = (signal: AbortSignal) => Duplex | PromiseLike<Duplex>;
 export function reach(dial: Dial, ms: number, signal: AbortSignal): Promise<Duplex | MilterError> {
   return new Promise((resolve) => {
     let over = false;
+    let timer: NodeJS.Timeout | undefined;
     const settle = (result: Duplex | MilterError): void => {
       over = true;
       clearTimeout(timer);
@@ -37,7 +38,8 @@ export function reach(dial: Dial, ms: number, signal: AbortSignal): Promise<Dupl
     };
     // Whoever dials may have a limit of the same length, and better words: its timer is to be the first.
     void new Promise<Duplex>((take) => take(dial(signal))).then(arrived, failed);
-    const timer = setTimeout(() => fail(`nothing within ${ms} ms`), ms);
+    if (signal.aborted) abort();
+    else timer = setTimeout(() => fail(`nothing within ${ms} ms`), ms);
   });
 }
 

@@ -81,11 +81,8 @@ export async function* replayCapture(
 
 function connector(target: ReplayTarget, { timeout, signal }: CheckedReplayOptions): () => Promise<Wire> {
   const address = typeof target === 'string' ? parseAddress(target, 'connect') : undefined;
-  // In a turn of its own: it may end everything at once.
   const reaching: Dial = (given) =>
-    address === undefined
-      ? Promise.resolve(given).then(target as Dial)
-      : dial(address, { connectTimeout: timeout, signal });
+    address === undefined ? (target as Dial)(given) : dial(address, { connectTimeout: timeout, signal });
   return async () => {
     if (signal.aborted)
       throw new MilterError('ERR_MILTER_ABORTED', 'The caller has given up', { cause: signal.reason });

@@ -113,6 +113,22 @@ t.test('any bytes, behind any beginning', async () => {
   );
 });
 
+t.test('any bytes of one side, cut anywhere', async () => {
+  const side = fc.constantFrom('mta' as const, 'milter' as const);
+  const head = fc.constantFrom(Buffer.alloc(0), OFFER, packet('H', 'x'), packet('c'));
+  await fc.assert(
+    fc.asyncProperty(side, head, fc.uint8Array({ maxLength: 300 }), fc.nat(300), async (from, first, rest, at) => {
+      const bytes = Buffer.concat([first, rest]);
+      const pieces = [bytes.subarray(0, at), bytes.subarray(at)];
+      const { all, error } = await collectUntilError(readCapture(pieces, { from }));
+      if (error !== undefined) return; // it looks like a capture
+      equal(said(all, from).length, bytes.length);
+      await collect(decodeConversation(all));
+    }),
+    { numRuns },
+  );
+});
+
 t.test('any segments, in any order, whatever they acknowledge', async () => {
   const number = fc.oneof(fc.nat(50), fc.nat(0xffff_ffff), fc.constant(2_000_000));
   const segment = fc.record({

@@ -180,8 +180,10 @@ t.test('TCP: of more connections than there can be the one that was silent for l
   );
 });
 
+type Reader = (events: AsyncIterable<CaptureEvent>) => AsyncIterable<unknown>;
+
 /** Reads a file, and asks now and then how much more is in memory than before. */
-async function growth(file: AsyncIterable<Buffer>): Promise<number> {
+async function growth(file: AsyncIterable<Buffer>, reader: Reader = decodeConversation): Promise<number> {
   const before = await memoryInUse();
   let [most, next] = [0, 0];
   let count = 0;
@@ -195,7 +197,7 @@ async function growth(file: AsyncIterable<Buffer>): Promise<number> {
       yield chunk;
     }
   }
-  for await (const record of decodeConversation(readCapture(measured()))) void record;
+  for await (const record of reader(readCapture(measured()))) void record;
   return most;
 }
 
@@ -231,6 +233,28 @@ t.test('memory: a few bytes that wait do not keep the file that they came in', a
     }
   }
   t.ok((await growth(file())) < 4 * MiB);
+});
+
+t.test('memory: a session that is open does not keep the file that its last bytes came in', async (t) => {
+  const rest = ipv4('mta', Buffer.alloc(65_000)).fill(17, 9, 10); // UDP
+  const torn = [packet('H', 'x'), packet('B', Buffer.alloc(200)), packet('B', Buffer.alloc(70_000))];
+  async function* file(): AsyncGenerator<Buffer> {
+    yield pcapFile([]);
+    for (let i = 0; i < 1500; i++) {
+      const last = torn[i % 4]?.subarray(0, [2, 100, 300][i % 4]) ?? packet('N');
+      const talk = connection([
+        ['mta', OFFER],
+        ['milter', answer()],
+        ['mta', last],
+      ]).slice(0, -3);
+      yield pcapFile([...talk.map((each) => fromClient(i, each)), rest]).subarray(24);
+    }
+  }
+  t.ok((await growth(file())) < 16 * MiB, 'decoded');
+  t.ok((await growth(file(), redactCapture)) < 16 * MiB, 'redacted');
+  for (const format of ['jsonl', 'pcapng'] as const) {
+    t.ok((await growth(file(), (events) => writeCapture(events, format))) < 16 * MiB, format);
+  }
 });
 
 t.test('memory: many connections that each wait for something wait for no more than 64 MiB', async (t) => {
@@ -331,6 +355,24 @@ t.test('segments that overlap and differ: what came first stands, also where num
   t.equal(said(events, 'mta').toString(), 'ABCDEFGHIJ');
 });
 
+t.test('JSON Lines: a version that is no version', async (t) => {
+  for (const [version, shown] of [
+    ['2', '2'],
+    ['"1"', '"1"'],
+    ['null', 'null'],
+    ['{"toString":1,"constructor":{"name":{}}}', 'an object'],
+    ['[1]', 'an array of 1'],
+  ] as const) {
+    const { error } = await collectUntilError(
+      readCapture([Buffer.from(`{"format":"milter-stream capture","version":${version}}\n`)]),
+    );
+    t.match(error, {
+      code: 'ERR_MILTER_CAPTURE',
+      message: `The capture is of version ${shown}; version 1 is read here (line 1)`,
+    });
+  }
+});
+
 t.test('what is hostile can be redacted and written as well', async (t) => {
   const file = Buffer.from(
     HEAD +
@@ -345,4 +387,8 @@ t.test('what is hostile can be redacted and written as well', async (t) => {
     const copy = Buffer.concat(await collect(writeCapture(redactCapture(readCapture([file])), format)));
     t.ok((await collectUntilError(decodeConversation(readCapture([copy])))).error === undefined, format);
   }
+  // Where the end of an address is looked for again and again this takes minutes.
+  const address = `${'%'.repeat(2_000_000)}\n`;
+  const ends = { mta: { address, port: 1 }, milter: { address, port: 2 } };
+  await collect(writeCapture([{ type: 'open', session: 's', time: 1, ...ends }], 'pcapng'));
 });

@@ -5,6 +5,7 @@ import { Duplex } from 'node:stream';
 import t from 'tap';
 import { MilterError } from '../../lib/index.js';
 import { createProxy, type CaptureEvent, type Upstream } from '../../lib/proxy/index.js';
+import { reach } from '../../lib/proxy/dialling.js';
 import { penFor } from '../../lib/proxy/pen.js';
 import { PlainReader } from '../../lib/proxy/reader.js';
 import { packet } from '../helpers/bytes.js';
@@ -127,6 +128,19 @@ t.test('what a function gives for a milter that is none: an error, and the confi
     t.match(errors, [{ code: 'ERR_MILTER_CONNECTION', message }]);
     await proxy.destroy();
   }
+});
+
+t.test('a signal that is aborted before, or while it is dialled, is seen', async (t) => {
+  const leaving = new AbortController();
+  const milter = new Duplex({ read() {}, write() {} });
+  const dial = (): Duplex => {
+    leaving.abort();
+    return milter;
+  };
+  t.match(await reach(dial, 60_000, leaving.signal), { code: 'ERR_MILTER_ABORTED' });
+  t.match(await reach(() => new Promise(() => {}), 60_000, leaving.signal), { code: 'ERR_MILTER_ABORTED' });
+  await settled();
+  t.ok(milter.destroyed);
 });
 
 t.test('a mail server that leaves while the milter is being reached: opened, closed, nothing left', async (t) => {

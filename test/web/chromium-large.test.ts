@@ -1,6 +1,7 @@
 // More than a page can hold, in a real browser: it stays quick, and what is not there comes when somebody goes there.
 import t from 'tap';
 import type { Page } from 'playwright-core';
+import type { CaptureEvent } from '../../lib/capture/index.js';
 import { createLadder } from '../../lib/web/index.js';
 import { packet, u32 } from '../helpers/bytes.js';
 import { needs } from '../helpers/real.js';
@@ -56,6 +57,25 @@ t.test('the page in Chromium, with very much in it', needs('chromium'), async (t
     await page.context().close();
   });
 
+  await t.test('times at both ends of what a date can be, and beyond', async (t) => {
+    for (const [first, last] of [
+      [-8.64e15, 8.64e15],
+      [8.64e15, -8.64e15],
+      [NaN, Infinity],
+      [-Infinity, NaN],
+    ] as const) {
+      const events: CaptureEvent[] = [];
+      for (const event of scene('1', opening('Q', 'a@a.org', ['b@b.org'], []))) {
+        events.push({ ...event, time: events.length % 2 === 0 ? first : last });
+      }
+      const { page, complaints } = await open(browser, await reportFile(t, events));
+      await page.evaluate(UNFOLD);
+      t.ok((await page.locator('.row').count()) > 10);
+      t.strictSame(complaints, []);
+      await page.context().close();
+    }
+  });
+
   await t.test('macros that no command follows stand for themselves', async (t) => {
     const said: Line[] = [
       ['>', 1, ...Array.from({ length: 5_000 }, (_, i) => macros('M', 'i', String(i))), packet('M', '<a@a.org>')],
@@ -79,6 +99,11 @@ t.test('the page in Chromium, with very much in it', needs('chromium'), async (t
     await keys(page, 'j', 'Enter', 'End');
     t.match(await page.evaluate(FOCUSED), 'Closed by the mail server');
     t.match(await page.evaluate(ENDS), [Number, String, '60004']);
+    const last = page.locator('.row').last();
+    t.strictSame(
+      [await last.getAttribute('aria-posinset'), await last.getAttribute('aria-setsize')],
+      ['60005', '60005'],
+    );
     await keys(page, 'ArrowUp', 'ArrowUp');
     t.match(await page.evaluate(FOCUSED), 'X-29999:');
     for (let i = 0; i < 20; i++) await keys(page, 'PageUp');

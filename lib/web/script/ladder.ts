@@ -149,6 +149,9 @@ function rowElement(session, index) {
   const isPacket = item.kind === 'packet';
   const side = isPacket ? item.from || '' : 'note note-' + item.kind;
   const line = element('li', 'row ' + side + (isTrouble(item) ? ' bad' : '') + (isSlow(item) ? ' slow' : ''));
+  // Not all of them are there.
+  line.setAttribute('aria-posinset', String(index + 1));
+  line.setAttribute('aria-setsize', String(config.live ? -1 : session.rows.length));
   const passed = before === undefined ? 0 : ((macros[0] || item).time - before.item.time);
   if (passed >= config.slow && item.answers === undefined) line.append(element('p', 'pause', duration(passed) + ' pass'));
   const step = element('button', 'step');
