@@ -3,16 +3,21 @@
  * not, the proxy stands in: it answers what the milter does not, keeps back what the mail server has not asked for, and
  * puts the leading space of header values right (P39, P40, P138).
  */
-import type { NegotiateCommand } from '../codec/commands.js';
 import type { NegotiateReply } from '../codec/replies.js';
 import { SMFIP_HDR_LEADSPC, SMFIP_SKIP } from '../constants.js';
 import { MilterError } from '../errors.js';
 import { actionNames, protocolNames } from '../names.js';
 import { STAGES, type Stage } from '../stages.js';
 
-type Bits = Pick<NegotiateReply, 'version' | 'actions' | 'protocol'>;
+export type Bits = Pick<NegotiateReply, 'version' | 'actions' | 'protocol'>;
 
 const NOTHING: Bits = { version: 6, actions: 0, protocol: 0 };
+
+/** Of an offer, or an answer to one, that cannot be read to its end: what is at its beginning (P34). */
+export function bitsIn(packet: Buffer): Bits {
+  if (packet.length < 17) return NOTHING;
+  return { version: packet.readUInt32BE(5), actions: packet.readUInt32BE(9), protocol: packet.readUInt32BE(13) };
+}
 
 /** Refuses bits that are not in the offer. */
 function within(who: string, bits: Bits, offer: Bits): void {
@@ -49,13 +54,13 @@ export class Agreement {
   }
 
   /** @param changed what a hook has made of it. @throws MilterError ERR_MILTER_NEGOTIATION */
-  offered(command: NegotiateCommand, changed: NegotiateCommand): void {
+  offered(command: Bits, changed: Bits): void {
     this.#offer = command;
     if (changed !== command) within('The offer of the hook', changed, command);
   }
 
   /** @param changed what a hook has made of it. @throws MilterError ERR_MILTER_NEGOTIATION */
-  agreed(reply: NegotiateReply, changed: NegotiateReply): void {
+  agreed(reply: Bits, changed: Bits): void {
     this.#milter = reply;
     this.#mta = reply;
     if (changed === reply) return;

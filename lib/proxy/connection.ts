@@ -64,6 +64,7 @@ export class ProxyConnection {
     const port = {
       toMta: (bytes: Buffer) => this.#toMta.write(bytes),
       report: (error: MilterError) => watcher.report(error),
+      endMta: () => this.#endMta(),
       destroy: () => this.destroy(),
     };
     this.#session = new ProxySession(port, options.onFailure);
@@ -75,7 +76,7 @@ export class ProxyConnection {
   /** Connects to the milter, and begins. */
   async start(dial: Dial): Promise<void> {
     const milter = await reach(dial, this.#options.connectTimeout, this.#leaving.signal);
-    const failure = milter instanceof MilterError ? milter : undefined;
+    const failure = milter instanceof MilterError ? milter : brokenBefore(milter);
     this.#dialling = false;
     if (failure === undefined) this.#join(milter as Duplex);
     this.#tell(() => ({ type: 'open', session: this.#id, time: now(), ...endpointsOf(this.#mta, this.#milter) }));
@@ -181,7 +182,8 @@ export class ProxyConnection {
     }
     const reader = from === 'mta' ? this.#commands : this.#replies;
     if (this.#bytesOnly) {
-      this.#pass(from, reused ? Buffer.from(chunk.subarray(0, length)) : chunk.subarray(0, length));
+      const bytes = reused ? Buffer.from(chunk.subarray(0, length)) : chunk.subarray(0, length);
+      this.#behind(from, () => this.#pass(from, bytes), length);
     } else {
       const left = reader.push(chunk, length, reused);
       if (left !== undefined) this.#noPackets(from, left);
@@ -203,19 +205,20 @@ export class ProxyConnection {
     const other = from === 'mta' ? 'milter' : 'mta';
     this.#behind(from, () => this.#pass(from, bytes));
     this.#behind(other, () => this.#pass(other, this.#readerOf(other).unfinished()));
-    if (this.#session.lost) this.#behind(from, () => this.#nobodyThere());
+    // There is no milter that could judge it, and nobody else could answer.
+    if (this.#session.lost) this.#behind(from, () => this.#endMta());
   }
 
-  /** There is no milter that could judge it, and nobody else could answer. */
-  #nobodyThere(): void {
+  /** The mail server has heard all that there is to say. */
+  #endMta(): void {
     this.#toMta.end();
     this.#awaitEnd('mail server');
   }
 
   /** Behind what waits for a hook. */
-  #behind(from: Side, act: () => void): void {
+  #behind(from: Side, act: () => void, length?: number): void {
     const reader = this.#readerOf(from);
-    if (reader instanceof HookedReader) reader.after(act);
+    if (reader instanceof HookedReader) reader.after(act, length);
     else act();
   }
 
@@ -223,9 +226,10 @@ export class ProxyConnection {
     return from === 'mta' ? this.#commands : this.#replies;
   }
 
-  /** Where it goes on. */
+  /** Where it goes on: nowhere, where the milter is gone. */
   #penOf(from: Side): Pen | undefined {
-    return from === 'mta' ? this.#toMilter : this.#toMta;
+    if (from === 'milter') return this.#toMta;
+    return this.#milterOver ? undefined : this.#toMilter;
   }
 
   #pass(from: Side, bytes: Buffer): void {
@@ -241,15 +245,11 @@ export class ProxyConnection {
   #mtaEnded(): void {
     this.#session.quitting = true;
     this.#leaving.abort(LEFT);
+    this.#awaitEnd('milter'); // for a hook, too: nobody waits for what it says
     this.#behind('mta', () => {
       if (!this.#bytesOnly) this.#pass('mta', this.#commands.unfinished());
-      if (this.#milterOver || this.#toMilter === undefined) {
-        this.#toMta.end();
-        this.#awaitEnd('mail server');
-      } else {
-        this.#toMilter.end();
-        this.#awaitEnd('milter');
-      }
+      if (this.#milterOver || this.#toMilter === undefined) this.#endMta();
+      else this.#toMilter.end();
     });
   }
 
@@ -259,13 +259,12 @@ export class ProxyConnection {
     this.#behind('milter', () => {
       if (this.#session.quitting || this.#bytesOnly) {
         if (!this.#bytesOnly) this.#pass('milter', this.#replies.unfinished());
-        this.#toMta.end();
-        this.#awaitEnd('mail server');
-        return;
+        this.#endMta();
+      } else {
+        const what = `The connection to the milter was lost: ${why}`;
+        this.#session.fail(new MilterError('ERR_MILTER_CONNECTION', what, { ...(cause && { cause }) }));
       }
-      const what = `The connection to the milter was lost: ${why}`;
-      this.#session.fail(new MilterError('ERR_MILTER_CONNECTION', what, { ...(cause && { cause }) }));
-      this.#resume('mta');
+      this.#resume('mta'); // it may have been held back by the milter
     });
     this.#milter?.destroy();
   }
@@ -309,4 +308,12 @@ export class ProxyConnection {
   #tell(event: () => CaptureEvent): void {
     if (this.#watcher.watching) this.#watcher.event(event());
   }
+}
+
+/** A stream that has failed before anybody could listen. */
+function brokenBefore(milter: Duplex): MilterError | undefined {
+  if (!milter.destroyed) return undefined;
+  const cause = milter.errored ?? undefined;
+  const what = `Cannot connect to the milter: ${cause?.message ?? 'its stream is destroyed'}`;
+  return new MilterError('ERR_MILTER_CONNECTION', what, { ...(cause && { cause }) });
 }

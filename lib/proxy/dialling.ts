@@ -2,7 +2,10 @@
 import type { Duplex } from 'node:stream';
 import { MilterError, show } from '../errors.js';
 
-/** Gives a stream to a milter. The signal is aborted when nobody waits for it any more. */
+/**
+ * Gives a stream to a milter; one that is not connected yet counts as one that is. The signal is aborted when nobody waits
+ * for it any more.
+ */
 export type Dial = (signal: AbortSignal) => Duplex | PromiseLike<Duplex>;
 
 /**
@@ -29,19 +32,27 @@ export function reach(dial: Dial, ms: number, signal: AbortSignal): Promise<Dupl
     const abort = (): void => settle(new MilterError('ERR_MILTER_ABORTED', 'Nobody waits for the milter any more'));
     signal.addEventListener('abort', abort);
     const arrived = (stream: unknown): void => {
-      if (!isDuplex(stream)) fail(`${show(stream)} is no stream to be read and written`);
-      else if (over) {
-        stream.on('error', () => {}); // nobody waits for it
-        stream.destroy();
-      } else if (stream.destroyed) fail('its stream is destroyed');
+      if (!isDuplex(stream)) {
+        fail(`${show(stream)} is no stream to be read and written`);
+        return;
+      }
+      stream.on('error', ignore);
+      if (over) stream.destroy();
       else settle(stream);
     };
     // Whoever dials may have a limit of the same length, and better words: its timer is to be the first.
-    void new Promise<Duplex>((take) => take(dial(signal))).then(arrived, failed);
+    void new Promise<Duplex>((take) => {
+      const given = dial(signal);
+      if (isDuplex(given)) given.on('error', ignore); // it may fail before the promise is seen
+      take(given);
+    }).then(arrived, failed);
     if (signal.aborted) abort();
     else timer = setTimeout(() => fail(`nothing within ${ms} ms`), ms);
   });
 }
+
+/** Whoever looks at the stream next sees that it is destroyed. */
+function ignore(): void {}
 
 function isDuplex(value: unknown): value is Duplex {
   return (

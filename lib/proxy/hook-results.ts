@@ -20,7 +20,7 @@ export function kindOfCommand(packet: Heard): string {
   return (isOdd(packet) ? commandCodec.typeOf(packet.code) : undefined) ?? packet.type;
 }
 
-function kindOfReply(packet: Said): string {
+export function kindOfReply(packet: Said): string {
   return (isOdd(packet) ? replyCodec.typeOf(packet.code) : undefined) ?? packet.type;
 }
 

@@ -5,12 +5,13 @@ import type { NegotiateReply, Reply } from '../codec/replies.js';
 import { isModification } from '../client/modify.js';
 import { MilterError } from '../errors.js';
 import { isStage } from '../stages.js';
-import { spaced } from './agreement.js';
+import { bitsIn, spaced, type Bits } from './agreement.js';
 import {
   answerOf,
   checkEdit,
   commandResult,
   kindOfCommand,
+  kindOfReply,
   replyResult,
   type Heard,
   type Said,
@@ -99,11 +100,13 @@ export class HookRunner {
 
   #admitted(packet: Heard, changed: Heard): boolean {
     const session = this.#session;
-    if (packet.type === 'negotiate') return session.offered(packet, changed as NegotiateCommand);
     const kind = kindOfCommand(packet);
+    if (kind === 'negotiate') {
+      const offer = bitsOf(packet);
+      return session.offered(offer, changed === packet ? offer : (changed as NegotiateCommand));
+    }
     if (isStage(kind)) return session.asks(kind);
-    if (kind === 'quit') session.quitting = true;
-    return !session.lost;
+    return kind === 'quit' ? session.quits() : !session.lost;
   }
 
   /** Byte for byte, unless the two sides have agreed differently on the space before a header's value. */
@@ -121,20 +124,30 @@ export class HookRunner {
       throw new MilterError('ERR_MILTER_SEQUENCE', `A hook has answered ${packet.type}, which nobody answers`, {
         packet: packet.type,
       });
+    // What was agreed not to be answered has no place for it: the reply hook can change that, in the answer to the offer.
+    if (!session.agreement.isAwaited(kind))
+      throw new MilterError(
+        'ERR_MILTER_NOT_NEGOTIATED',
+        `A hook has answered ${kind}, but no answer is awaited there`,
+        {
+          packet: kind,
+        },
+      );
     const replies = answerOf(packet, answer);
     for (const reply of replies) checkEdit(reply, kind, session.agreement.mta.actions);
     // A milter that is in a message and hears no more of it is not told; its next message begins with MAIL.
-    if (session.agreement.isAwaited(kind)) session.answers(kind, replies);
+    session.answers(kind, replies);
   }
 
   #replied(packet: Said, result: unknown): void {
     const session = this.#session;
     const asked = session.asked;
     const own = replyResult(packet, result, asked);
-    if (packet.type === 'negotiate' && asked === 'negotiate') {
-      const changed = (own?.[0] ?? packet) as NegotiateReply;
-      const bytes = changed === packet ? (packet.raw as Buffer) : encodeReply(changed);
-      session.agrees(packet, changed);
+    if (asked === 'negotiate' && kindOfReply(packet) === 'negotiate') {
+      const agreed = bitsOf(packet);
+      const [changed = packet] = own ?? [];
+      const bytes = changed === packet ? (packet.raw as Buffer) : encodeReply(changed as NegotiateReply);
+      session.agrees(agreed, changed === packet ? agreed : (changed as NegotiateReply));
       this.#ends.toMta(bytes);
     } else {
       for (const each of own ?? []) if (each !== packet) checkEdit(each, asked, session.agreement.mta.actions);
@@ -157,6 +170,10 @@ export class HookRunner {
       return encodeReply({ ...said, value: spaced(said.value, more) }, ANY_SIZE);
     return said === packet ? (packet.raw as Buffer) : encodeReply(said as Reply, ANY_SIZE);
   }
+}
+
+function bitsOf(packet: Heard | Said): Bits {
+  return packet.type === 'negotiate' ? packet : bitsIn(packet.raw as Buffer);
 }
 
 function words(error: unknown): string {

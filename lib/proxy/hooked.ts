@@ -8,12 +8,12 @@ import type { PacketSink } from '../codec/parser.js';
 const MOST_WAITING = 64 * 1024;
 
 export class HookedLane<P extends { readonly raw?: Buffer | undefined }> implements PacketSink<P> {
-  readonly #queue: Array<P | (() => void)> = [];
+  readonly #queue: Array<P | Deferred> = [];
   readonly #handle: (packet: P) => PromiseLike<void> | void;
   readonly #idle: () => void;
   /** A hook takes its time. */
   #waiting = false;
-  /** Bytes of the packets in the queue. */
+  /** Bytes of what is in the queue. */
   #length = 0;
   #closed = false;
 
@@ -34,9 +34,10 @@ export class HookedLane<P extends { readonly raw?: Buffer | undefined }> impleme
     if (!this.#waiting) this.#run();
   }
 
-  /** Does something when all packets before have been handled. */
-  after(act: () => void): void {
-    this.#queue.push(act);
+  /** Does something when all before has been handled. @param length of the bytes that this is about */
+  after(act: () => void, length = 0): void {
+    this.#queue.push(new Deferred(act, length));
+    this.#length += length;
     if (!this.#waiting) this.#run();
   }
 
@@ -48,8 +49,9 @@ export class HookedLane<P extends { readonly raw?: Buffer | undefined }> impleme
 
   #run(): void {
     for (let next = this.#queue.shift(); next !== undefined; next = this.#queue.shift()) {
-      if (typeof next === 'function') {
-        next();
+      if (next instanceof Deferred) {
+        this.#length -= next.length;
+        next.act();
         continue;
       }
       this.#length -= sizeOf(next);
@@ -64,6 +66,16 @@ export class HookedLane<P extends { readonly raw?: Buffer | undefined }> impleme
       });
       return;
     }
+  }
+}
+
+class Deferred {
+  readonly act: () => void;
+  readonly length: number;
+
+  constructor(act: () => void, length: number) {
+    this.act = act;
+    this.length = length;
   }
 }
 

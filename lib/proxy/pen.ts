@@ -62,7 +62,7 @@ class Trickle implements Pen {
   }
 
   get full(): boolean {
-    return this.#length > MOST_WAITING;
+    return this.#length > MOST_WAITING && this.#stream.writable;
   }
 
   write(bytes: Buffer): void {

@@ -9,7 +9,7 @@ import { SMFI_VERSION } from '../constants.js';
 import type { MilterError } from '../errors.js';
 import { FINAL_REPLIES } from '../final-replies.js';
 import { stageOfLetter, type Stage } from '../stages.js';
-import { Agreement } from './agreement.js';
+import { Agreement, bitsIn, type Bits } from './agreement.js';
 import { DueAnswers, type Due } from './due.js';
 import { failureReply, type FailureAction } from './failure.js';
 import type { ProxyOptions } from './types.js';
@@ -37,6 +37,8 @@ export interface Port {
   toMta(bytes: Buffer): void;
   /** A failure that the session goes on after, or its last one. */
   report(error: MilterError): void;
+  /** The mail server has nothing more to hear. */
+  endMta(): void;
   /** Ends both connections at once. */
   destroy(error?: MilterError): void;
 }
@@ -72,17 +74,25 @@ export class ProxySession {
   heard(buffer: Buffer, start: number, end: number): boolean {
     const code = buffer[start + 4] as number;
     if (code === CODE.negotiate) {
-      const offer = understood(() => decodeCommand(buffer.subarray(start, end)) as NegotiateCommand);
-      return offer === undefined ? !this.lost : this.offered(offer, offer);
+      const packet = buffer.subarray(start, end);
+      const offer = understood(() => decodeCommand(packet) as NegotiateCommand) ?? bitsIn(packet);
+      return this.offered(offer, offer);
     }
     const stage = STAGE_OF[code];
     if (stage !== undefined) return this.asks(stage);
-    if (code === CODE.quit) this.quitting = true;
+    if (code === CODE.quit) return this.quits();
+    return !this.lost;
+  }
+
+  /** QUIT, after which a milter closes the connection. @returns whether the milter is to hear it */
+  quits(): boolean {
+    this.quitting = true;
+    if (this.lost) this.#port.endMta();
     return !this.lost;
   }
 
   /** @returns whether the milter is to hear it */
-  offered(offer: NegotiateCommand, changed: NegotiateCommand): boolean {
+  offered(offer: Bits, changed: Bits): boolean {
     this.agreement.offered(offer, changed);
     this.#expect('negotiate', true);
     return !this.lost;
@@ -118,23 +128,22 @@ export class ProxySession {
   said(buffer: Buffer, start: number, end: number): boolean {
     const code = buffer[start + 4] as number;
     if (code === CODE.negotiate && this.asked === 'negotiate') {
-      const reply = understood(() => decodeReply(buffer.subarray(start, end)) as NegotiateReply);
-      if (reply !== undefined) {
-        this.agrees(reply, reply);
-        return true;
-      }
+      const packet = buffer.subarray(start, end);
+      const reply = understood(() => decodeReply(packet) as NegotiateReply) ?? bitsIn(packet);
+      this.agrees(reply, reply);
+      return true;
     }
     return this.takes(code, code !== CODE.progress) === 'it'; // without hooks both sides know of a skip, or neither
   }
 
   /** The answer to the offer. @param changed what the mail server is to hear */
-  agrees(reply: NegotiateReply, changed: NegotiateReply): void {
+  agrees(reply: Bits, changed: Bits): void {
     this.agreement.agreed(reply, changed);
     this.#due.done();
   }
 
   /**
-   * Any other reply, by its code. One that nobody asked for, or that cannot be read, is for the mail server to judge.
+   * Any other reply, by its code. One that nobody asked for is for the mail server to judge, too.
    * @param edit whether it asks for a change of the message
    * @returns what the mail server is to hear
    */
@@ -142,8 +151,7 @@ export class ProxySession {
     const due = this.#due.first;
     if (due === undefined) return 'it';
     const heard = due.awaited ? 'it' : 'nothing';
-    const isFinal = IS_FINAL[code] === true || (code === CODE.negotiate && due.stage === 'negotiate');
-    if (!isFinal) {
+    if (IS_FINAL[code] !== true) {
       due.edited ||= edit;
       return heard;
     }
@@ -165,7 +173,9 @@ export class ProxySession {
   #inItsPlace(stage: Due['stage'], edited = false): Buffer {
     if (stage !== 'negotiate') return encodeReply(failureReply(this.#onFailure as FailureAction, stage, edited));
     const version = Math.min(SMFI_VERSION, this.agreement.offer.version);
-    return encodeReply({ type: 'negotiate', version, actions: 0, protocol: 0 });
+    const agreed = { type: 'negotiate', version, actions: 0, protocol: 0 } as const;
+    this.agreement.agreed(agreed, agreed); // a milter before it may have agreed to something else
+    return encodeReply(agreed);
   }
 }
 

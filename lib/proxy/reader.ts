@@ -120,8 +120,8 @@ export class HookedReader<P extends PacketBase> extends Reader {
   }
 
   /** What comes behind the packets that wait. */
-  after(act: () => void): void {
-    this.#lane.after(act);
+  after(act: () => void, length?: number): void {
+    this.#lane.after(act, length);
   }
 
   close(): void {

@@ -29,7 +29,9 @@ type Sooner<T> = T | PromiseLike<T>;
 /**
  * What a hook may not say is a sessionError, and the packet passes as it was: another kind of command, an answer without
  * one final reply at its end, an edit outside of the end of a message or without its flag, anything in the place of the
- * offer and its answer but another offer and another answer. Header values are as the side says them that speaks.
+ * offer and its answer but another offer and another answer, and an answer where none is awaited (SMFIP_NR_ bits; clear
+ * them in the answer to the offer). Where that sets such bits, the milter's answers there are kept back, verdicts as well.
+ * Header values are as the side says them that speaks.
  */
 export interface ProxyHooks {
   /**

@@ -117,7 +117,7 @@ t.test('what a function gives for a milter that is none: an error, and the confi
     ],
     [() => undefined, /: undefined is no stream to be read and written$/],
     [() => ({ on() {}, write() {} }), /: an object \(Object\) is no stream/],
-    [() => ended, /its stream is destroyed/],
+    [() => ended, /: its stream is destroyed$/],
     [() => new Promise(() => {}), /: nothing within 20 ms$/],
     [() => Promise.reject(new MilterError('ERR_MILTER_CONNECTION', 'in its own words')), /^in its own words$/],
   ];
