@@ -7,14 +7,13 @@
  */
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { usage } from './lib/cpu.js';
 import { compileLibmilter } from './lib/libmilter.js';
-import { load, type Traffic } from './lib/load.js';
+import type { Traffic } from './lib/load.js';
 import type { Group, Line, Place } from './lib/measure.js';
 import { USUAL } from './lib/message.js';
 import type { Figures } from './lib/row.js';
 import { startServer } from './lib/server-process.js';
-import { fromOutside, underLoad } from './lib/under-load.js';
+import { underLoad } from './lib/under-load.js';
 
 interface Kind extends Traffic {
   readonly name: string;
@@ -53,20 +52,7 @@ async function behindProxy(
 ): Promise<Figures> {
   const behind = await startServer(milter);
   try {
-    const proxy = await startServer([...command, behind.address]);
-    try {
-      await load(proxy.address, kind, { seconds: seconds / 3 });
-      const before = usage(proxy.pid);
-      const result = await load(proxy.address, kind, { seconds });
-      const after = usage(proxy.pid);
-      const cpu =
-        before === undefined || after === undefined
-          ? {}
-          : { cpuMicrosPerMessage: ((after.seconds - before.seconds) * 1e6) / result.messages, peakMiB: after.peakMiB };
-      return { ...fromOutside(result), ...cpu, ...bodies(kind, result.messages / result.seconds) };
-    } finally {
-      await proxy.stop();
-    }
+    return await alone([...command, behind.address], kind, seconds);
   } finally {
     await behind.stop();
   }

@@ -1,4 +1,5 @@
 /** `milter-stream doctor`: says what is at an address, and what is wrong with it. */
+import { MAX_MS } from '../option-rules.js';
 import { formatAddress, parseAddress } from '../address.js';
 import { MilterError } from '../errors.js';
 import type { Command, Io } from './command.js';
@@ -10,7 +11,6 @@ import { hintLines, hintsFor, QUEUE_DIRECTORY, type Hints } from './hints.js';
 import { plain, plainError } from './plain.js';
 import { inspectSocket, type Inspection } from './socket-file.js';
 import { jsonLine, milliseconds, paintFor, printable, count } from './terminal.js';
-import { MAX_MS } from './values.js';
 
 /** It works, but not as it should. */
 const PROBLEMS = 1;

@@ -15,6 +15,7 @@ import { CliError, EXIT, usageError } from './exit.js';
 import { hintLines, hintsFor, type Hints } from './hints.js';
 import { findMilter, tellModule } from './milter-module.js';
 import { jsonLog, textLog } from './service-log.js';
+import { SOCKET_OPTIONS, socketFileOf } from './socket-options.js';
 import type { Values } from './values.js';
 
 const FACTORIES: Readonly<
@@ -52,9 +53,7 @@ export const serve: Command = {
       value: 'LIST',
       text: 'Of these, what it cannot do without: it leaves a mail server that does not let it. Default none.',
     },
-    { name: 'mode', value: 'MODE', text: 'Mode of a Unix socket, octal. Default 0660.' },
-    { name: 'owner', value: 'USER', text: 'Owner of a Unix socket: a name or a number.' },
-    { name: 'group', value: 'GROUP', text: 'Group of a Unix socket: that of the mail server, a name or a number.' },
+    ...SOCKET_OPTIONS,
     { name: 'backlog', value: 'N', text: 'How many connections may wait to be accepted. Default 50.' },
     { name: 'workers', value: 'N', text: 'How many threads or processes. Default: one for each core.' },
     { name: 'per-session', text: 'A thread or process of its own for each connection, instead of a pool.' },
@@ -141,9 +140,7 @@ function optionsOf(values: Values): FactoryOptions {
   return {
     smfifOptions: actionsOf(values, 'actions', 'all'),
     required: actionsOf(values, 'required', 'none'),
-    sockChmod: modeOf(values),
-    sockOwner: accountOf(values, 'owner'),
-    sockGroup: accountOf(values, 'group'),
+    ...socketFileOf(values),
     backlog: values.whole('backlog', 1, most),
     workers: values.whole('workers', 1, 1024),
     perSession: values.flag('per-session'),
@@ -183,18 +180,6 @@ function actionsOf(values: Values, option: string, otherwise: 'all' | 'none'): n
     }
     return bits | (constants as unknown as Record<string, number>)[name]!;
   }, 0);
-}
-
-/** Closer than the library's own default, which lets every local user talk to the milter. */
-export function modeOf(values: Values): number {
-  const text = values.text('mode') ?? '0660';
-  if (/^0?[0-7]{3}$/.test(text)) return Number.parseInt(text, 8);
-  throw values.bad('mode', 'must be an octal mode like 0660');
-}
-
-export function accountOf(values: Values, name: string): string | number | undefined {
-  const text = values.text(name);
-  return text !== undefined && /^\d+$/.test(text) ? Number(text) : text;
 }
 
 function contextOf(values: Values): unknown {

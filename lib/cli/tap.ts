@@ -2,6 +2,7 @@
 import { formatAddress, parseAddress } from '../address.js';
 import { decodeConversation } from '../capture/conversation.js';
 import { redactCapture } from '../capture/redact.js';
+import { now } from '../capture/now.js';
 import type { CaptureEvent, Source } from '../capture/types.js';
 import type { ChainedMilter } from '../client/chain.js';
 import { faults } from '../proxy/faults.js';
@@ -11,7 +12,7 @@ import type { Command, Io, OptionRow } from './command.js';
 import { EventQueue } from './event-queue.js';
 import { EXIT, usageError, type CliError } from './exit.js';
 import { Reading, type Seen, type SeenMessage } from './reading.js';
-import { accountOf, modeOf } from './serve.js';
+import { SOCKET_OPTIONS, socketFileOf } from './socket-options.js';
 import { onStop } from './stop.js';
 import { paintFor, printable } from './terminal.js';
 import { Traffic } from './traffic.js';
@@ -34,9 +35,7 @@ export const TAP_OPTIONS: readonly OptionRow[] = [
     multiple: true,
     text: 'Where the milter listens. Several are asked one after the other, as a mail server would.',
   },
-  { name: 'mode', value: 'MODE', text: 'Mode of a Unix socket, octal. Default 0660.' },
-  { name: 'owner', value: 'USER', text: 'Owner of a Unix socket: a name or a number.' },
-  { name: 'group', value: 'GROUP', text: 'Group of a Unix socket: that of the mail server, a name or a number.' },
+  ...SOCKET_OPTIONS,
   {
     name: 'on-failure',
     value: 'WHAT',
@@ -81,11 +80,7 @@ export async function tap(
   const listen = values.text('listen');
   if (listen === undefined) throw usageError('--listen is missing: where mail servers connect to');
   parseAddress(listen, 'listen');
-  const options = {
-    sockChmod: modeOf(values),
-    sockOwner: accountOf(values, 'owner'),
-    sockGroup: accountOf(values, 'group'),
-  };
+  const options = socketFileOf(values);
   const traffic = new Traffic();
   const queue = new EventQueue<CaptureEvent>();
   const stopping = new AbortController();
@@ -151,7 +146,7 @@ function chanceOf(values: Values): number | undefined {
 }
 
 function problem(session: string, text: string): CaptureEvent {
-  return { type: 'problem', session, time: performance.timeOrigin + performance.now(), text };
+  return { type: 'problem', session, time: now(), text };
 }
 
 async function watch(

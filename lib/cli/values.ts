@@ -1,10 +1,8 @@
 /** The values of options as they were given, read as what they should be. */
+import { MAX_MS } from '../option-rules.js';
 import { usageError } from './exit.js';
 
 const UNITS: Readonly<Record<string, number>> = { ms: 1, s: 1_000, m: 60_000, h: 3_600_000 };
-
-/** setTimeout() takes no more. */
-export const MAX_MS = 0x7fff_ffff;
 
 export type RawValues = Readonly<Record<string, string | boolean | Array<string | boolean> | undefined>>;
 

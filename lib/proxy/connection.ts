@@ -1,6 +1,7 @@
 /** Joins the mail server's socket, the milter's, and what is known of their conversation. */
 import { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
+import { now } from '../capture/now.js';
 import type { CaptureEvent, Side } from '../capture/types.js';
 import { commandParser, replyParser } from '../codec/parser.js';
 import { MilterError } from '../errors.js';
@@ -25,8 +26,6 @@ export interface Watcher {
 
 /** Why nobody waits any more; made once, as a reason costs more than all the rest of an abort. */
 const LEFT = new MilterError('ERR_MILTER_ABORTED', 'The mail server has left, or the connection is ended');
-
-const now = (): number => performance.timeOrigin + performance.now();
 
 export class ProxyConnection {
   readonly #id: string;

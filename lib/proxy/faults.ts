@@ -18,7 +18,8 @@ import type { OddPacket } from '../codec/parser.js';
 import type { Reply } from '../codec/replies.js';
 import { formatSmtpReply } from '../codec/smtp-reply.js';
 import { MilterError, show } from '../errors.js';
-import { STAGE_NAMES } from '../stages.js';
+import { MAX_MS, optionError } from '../option-rules.js';
+import { isStage, STAGE_NAMES } from '../stages.js';
 import type { ProxyContext, ProxyHooks, ProxyOptions } from './types.js';
 
 export interface FaultOptions {
@@ -60,7 +61,6 @@ interface Fault {
 
 /** A mail server has given up long before: nothing is held for ever. */
 const LONGEST_STALL = 600_000;
-const MOST_MS = 0x7fff_ffff;
 
 const REPLIES: Readonly<Record<string, Reply>> = {
   continue: { type: 'continue' },
@@ -93,11 +93,10 @@ export function faults(specs: readonly string[], options: FaultOptions = {}): Fa
 }
 
 function check({ every = 1, chance = 1, seed = 1 }: FaultOptions): void {
-  const bad = (name: string, rule: string, value: unknown): Error =>
-    new MilterError('ERR_MILTER_OPTION', `${name} ${rule}, got ${show(value)}`);
-  if (!Number.isInteger(every) || every < 1) throw bad('every', 'must be a whole number from 1', every);
-  if (typeof chance !== 'number' || !(chance >= 0 && chance <= 1)) throw bad('chance', 'must be from 0 to 1', chance);
-  if (!Number.isInteger(seed)) throw bad('seed', 'must be a whole number', seed);
+  if (!Number.isInteger(every) || every < 1) throw optionError('every', 'must be a whole number from 1', every);
+  if (typeof chance !== 'number' || !(chance >= 0 && chance <= 1))
+    throw optionError('chance', 'must be from 0 to 1', chance);
+  if (!Number.isInteger(seed)) throw optionError('seed', 'must be a whole number', seed);
 }
 
 /** @returns the size of the pieces for a trickle, or another fault */
@@ -116,7 +115,7 @@ function parse(text: string): Fault | number {
   const given = shortReply ?? value;
   const fault = { text, place, nth, act, ms: LONGEST_STALL, reply: undefined };
   if (act === 'reply') {
-    if (place !== 'any' && !Object.hasOwn(ANSWERED, place)) throw bad(`${place} has no answer to be changed`);
+    if (place !== 'any' && !isStage(place)) throw bad(`${place} has no answer to be changed`);
     return { ...fault, reply: replyOf(given, bad) };
   }
   const takesTime = act.startsWith('delay') || (act.startsWith('stall') && given !== undefined);
@@ -124,8 +123,6 @@ function parse(text: string): Fault | number {
   if (given !== undefined) throw bad(`${act} takes no value`);
   return fault;
 }
-
-const ANSWERED = Object.fromEntries(STAGE_NAMES.map((stage) => [stage, true]));
 
 type Bad = (what: string) => Error;
 
@@ -138,7 +135,7 @@ function pieces(place: string, nth: number | undefined, value = '1', bad: Bad): 
 function timeOf(text: string | undefined, bad: Bad): number {
   const [, number, unit = 's'] = /^(\d+(?:\.\d+)?)(ms|s|m)?$/.exec(text ?? '') ?? [];
   const ms = Math.round(Number(number) * { ms: 1, s: 1_000, m: 60_000 }[unit as 'ms']);
-  if (ms >= 0 && ms <= MOST_MS) return ms;
+  if (ms >= 0 && ms <= MAX_MS) return ms;
   throw bad('it needs a time like 500ms, 2s or 1m');
 }
 

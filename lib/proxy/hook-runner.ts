@@ -5,6 +5,7 @@ import type { NegotiateReply, Reply } from '../codec/replies.js';
 import { isModification } from '../client/modify.js';
 import { MilterError } from '../errors.js';
 import { isStage } from '../stages.js';
+import { isThenable } from '../thenable.js';
 import { bitsIn, spaced, type Bits } from './agreement.js';
 import {
   answerOf,
@@ -27,9 +28,6 @@ export interface Ends {
   toMilter(bytes: Buffer): void;
   report(error: MilterError): void;
 }
-
-const isPromise = (value: unknown): value is PromiseLike<unknown> =>
-  typeof value === 'object' && value !== null && 'then' in value && typeof value.then === 'function';
 
 export class HookRunner {
   readonly #session: ProxySession;
@@ -78,7 +76,7 @@ export class HookRunner {
     let result: unknown;
     try {
       result = hook();
-      if (isPromise(result)) return result.then(guarded, failed);
+      if (isThenable(result)) return result.then(guarded, failed);
     } catch (error) {
       return failed(error);
     }

@@ -45,8 +45,3 @@ function splitArgs(args: readonly string[]): readonly string[] {
   if (!args.some((arg) => arg.includes(' '))) return args;
   return args.flatMap((arg) => arg.split(' ')).filter((arg) => arg !== '');
 }
-
-/** Whether a callback has returned a promise, of whatever make. */
-export function isThenable<T>(value: T | PromiseLike<T>): value is PromiseLike<T> {
-  return typeof value === 'object' && value !== null && typeof (value as PromiseLike<T>).then === 'function';
-}

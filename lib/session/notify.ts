@@ -1,6 +1,6 @@
 /** Calls abort() and close(), which nobody waits to hear an answer of, but which what follows waits for. */
 import type { MilterError } from '../errors.js';
-import { isThenable } from './call.js';
+import { isThenable } from '../thenable.js';
 import { thrownBy, tooLong } from './failures.js';
 import type { ProtocolHost } from './host.js';
 import type { MilterProtocol } from './protocol.js';

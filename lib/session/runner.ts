@@ -5,7 +5,8 @@
  */
 import type { Verdict } from '../constants.js';
 import type { MilterError } from '../errors.js';
-import { call, isThenable } from './call.js';
+import { isThenable } from '../thenable.js';
+import { call } from './call.js';
 import type { Elsewhere, RemoteAnswer, RemoteMilter } from './elsewhere.js';
 import { Delivery, type DeliveryPort } from './delivery.js';
 import type { EditCounts, Edits } from './edits.js';

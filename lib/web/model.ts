@@ -7,6 +7,7 @@ import { isTime } from '../capture/checks.js';
 import { showLetter } from '../capture/show.js';
 import type { ConversationRecord, PacketRecord, Side } from '../capture/types.js';
 import { MilterError } from '../errors.js';
+import { optionError } from '../option-rules.js';
 import { actionNames, protocolNames } from '../names.js';
 import { STAGE_NAMES, STAGES, stageOfLetter } from '../stages.js';
 import { Messages, type MessageNews } from './messages.js';
@@ -75,7 +76,7 @@ export class Itemizer {
   /** @throws MilterError ERR_MILTER_OPTION */
   constructor({ limit = LIMIT }: ItemOptions = {}) {
     if (!Number.isSafeInteger(limit) || limit < 1) {
-      throw new MilterError('ERR_MILTER_OPTION', `limit must be a positive integer, got ${limit}`);
+      throw optionError('limit', 'must be a positive integer', limit);
     }
     this.#limit = limit;
   }

@@ -3,7 +3,7 @@
  * JSON, in elements that nobody runs or from the server, and is only ever put into text nodes.
  */
 import { createHash } from 'node:crypto';
-import { MilterError } from '../errors.js';
+import { optionError } from '../option-rules.js';
 import { VERDICTS } from './messages.js';
 import { KEYS } from './script/keys.js';
 import { LADDER } from './script/ladder.js';
@@ -71,7 +71,7 @@ export function page(options: PageOptions): string {
 /** All of the page before the items. @throws MilterError ERR_MILTER_OPTION */
 export function pageStart({ title = '', slow = 1000, live }: PageOptions & { readonly live: boolean }): string {
   if (!Number.isFinite(slow) || slow <= 0) {
-    throw new MilterError('ERR_MILTER_OPTION', `slow must be a positive number, got ${slow}`);
+    throw optionError('slow', 'must be a positive number', slow);
   }
   const config: PageConfig = { live, slow };
   const shown = text(title);

@@ -5,6 +5,7 @@ import type { AddressInfo } from 'node:net';
 import { Conversation } from '../capture/conversation.js';
 import type { CaptureEvent, ConversationRecord } from '../capture/types.js';
 import { MilterError } from '../errors.js';
+import { optionError } from '../option-rules.js';
 import { Guard } from './guard.js';
 import { History, type Drop } from './history.js';
 import { Itemizer, type ItemOptions } from './model.js';
@@ -55,7 +56,7 @@ export class Ladder {
     const { maxSessions = 500, maxLength = 64 * 1024 * 1024, maxViewers = 16, ...rest } = options;
     for (const [name, value] of Object.entries({ maxSessions, maxLength, maxViewers })) {
       if (Number.isSafeInteger(value) && value > 0) continue;
-      throw new MilterError('ERR_MILTER_OPTION', `${name} must be a positive integer, got ${value}`);
+      throw optionError(name, 'must be a positive integer', value);
     }
     this.#itemizer = new Itemizer(rest);
     this.#html = Buffer.from(page(rest));
